@@ -1,0 +1,60 @@
+# PYTHON is the interpreter that makes the virtual environment; everything else runs inside it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# auto: the full profile where MNIST is present or can be downloaded, else quick (digits).
+PROFILE ?= auto
+# Further options of "python -m book execute", for instance: ARGS="-p seed=1 01_vae_theory"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install book html test check-book publish long-runs benchmarks badges clean
+.DELETE_ON_ERROR:
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+install: $(INSTALLED)  ## Build .venv and install the package with its tools (the others do it too)
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and \
+	    "Python 3.10 or newer is needed, this is " + sys.version.split()[0] + \
+	    ". Name another one: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV): some minutes, mostly for torch"
+	$(BIN)/python -m pip install --disable-pip-version-check --editable ".[book,test,dev]"
+	@touch $@
+
+book: $(INSTALLED)  ## Run every chapter and render the book: _build/html
+	$(BIN)/python -m book execute --profile $(PROFILE) $(ARGS)
+	$(BIN)/python -m book stage executed
+	$(BIN)/python -m book render
+
+html: $(INSTALLED)  ## Render the committed outputs, without running anything: _build/html
+	$(BIN)/python -m book stage committed
+	$(BIN)/python -m book render
+
+test: $(INSTALLED)  ## Lint, unit tests, and every chapter against its committed outputs
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest --nbval
+
+check-book: $(INSTALLED)  ## Open every page of _build/html in headless Chromium and look for faults
+	$(BIN)/python -m book.check_book
+
+publish: $(INSTALLED)  ## Maintainers: full run of the chapters, copied to notebooks/ and results/
+	$(BIN)/python -m book publish $(ARGS)
+
+long-runs: $(INSTALLED)  ## Train what the chapters cannot train live (hours; a GPU helps)
+	@test -f benchmarks/long_runs.py || { echo "This version of the course has no long runs."; exit 0; }; \
+	$(BIN)/python benchmarks/long_runs.py $(ARGS)
+
+benchmarks: $(INSTALLED)  ## Speed and quality against other implementations
+	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+badges: $(INSTALLED)  ## Rewrite badges and set-up cells after the address in _config.yml changed
+	$(BIN)/python -m book badges
+
+clean:  ## Remove everything that is built, but not .venv
+	rm -rf _build .pytest_cache .ruff_cache

@@ -1,0 +1,100 @@
+"""Put the sources of the book together: pages, chapters with their provenance, scoreboard."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from book.badges import ROW
+from book.layout import Layout
+
+SCOREBOARD = """# Scoreboard
+
+Every number that the chapters report, as the published run wrote it: the mean over `n` seeds
+or draws, and the standard deviation between them.
+"""
+COLUMNS = ["quantity", "value", "± sd", "n", "unit", "better", "prior work", "protocol"]
+
+
+def stage(layout: Layout, *, committed: bool) -> None:
+    """Fill ``_build/stage`` with everything that Jupyter Book renders.
+
+    Parameters
+    ----------
+    layout
+        The checkout.
+    committed
+        Whether to take the committed outputs only. Otherwise a chapter that was executed comes
+        with those outputs.
+    """
+    shutil.rmtree(layout.stage, ignore_errors=True)
+    no_code = shutil.ignore_patterns("*.py", "__pycache__")
+    shutil.copytree(layout.root / "book", layout.stage / "book", ignore=no_code)
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy(layout.root / name, layout.stage)
+    (layout.stage / "notebooks").mkdir()
+    for source in layout.chapters():
+        record = layout.results / f"{source.stem}.json"
+        executed = layout.executed / source.name
+        if executed.exists() and not committed:
+            source, record = executed, executed.with_suffix(".json")
+        notebook = nbformat.read(source, as_version=4)
+        add_provenance(notebook, _read_json(record).get("provenance"))
+        nbformat.write(notebook, layout.stage / "notebooks" / source.name)
+    (layout.stage / "book" / "scoreboard.md").write_text(scoreboard(layout.results), "utf-8")
+
+
+def add_provenance(notebook: nbformat.NotebookNode, run: Mapping[str, Any] | None) -> None:
+    """Add, under the badge row, a line that says what the chapter was run on."""
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    line = f"> **Run on** {describe_run(run, code)}" if run else "> **Run on:** not recorded."
+    first = notebook.cells[0]
+    first.source = ROW.sub(lambda row: f"{row.group()}\n\n{line}", first.source, count=1)
+
+
+def describe_run(run: Mapping[str, Any], code: str) -> str:
+    """Say in one line on which data and device a chapter was run, and how long it took."""
+    data = "scikit-learn's digits"
+    if run["profile"] == "full":
+        data = " and ".join(n for n in ("MNIST", "Fashion-MNIST") if f'"{n.lower()}"' in code)
+    minutes, seconds = divmod(round(run["wall_time_s"]), 60)
+    duration = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+    return (
+        f"{data or 'no data set'} (profile `{run['profile']}`), {_device(run)}, torch "
+        f"{run['torch']}, {duration}, {run['date']}."
+    )
+
+
+def scoreboard(results: Path) -> str:
+    """Return the page that shows every number of the published run."""
+    page = SCOREBOARD
+    files = sorted(results.glob("*.json"))
+    for file in files:
+        content = _read_json(file)
+        run = content["provenance"]
+        page += (
+            f"\n## {file.stem}\n\nProfile `{run['profile']}`, {_device(run)}, {run['date']}.\n\n"
+        )
+        rows = [COLUMNS, ["---"] * len(COLUMNS), *map(_row, content["results"])]
+        page += "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return page if files else page + "\nThere is no published run yet.\n"
+
+
+def _device(run: Mapping[str, Any]) -> str:
+    return f"{run['threads']} CPU cores" if run["device"] == "cpu" else run["device"]
+
+
+def _row(entry: Mapping[str, Any]) -> list[str]:
+    prior = f"{entry['reference']:.4g} ({entry['source']})" if "reference" in entry else ""
+    value, sd = ("" if entry[key] is None else f"{entry[key]:.4g}" for key in ("value", "sd"))
+    words = [entry["name"], value, sd, str(entry["n"]), entry["unit"], entry["better"], prior]
+    return [word.replace("|", r"\|") for word in [*words, entry["protocol"]]]
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}

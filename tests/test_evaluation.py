@@ -1,0 +1,216 @@
+import math
+import statistics
+
+import pytest
+import torch
+from torch import nn
+
+from vaelib import VAE, Autoencoder, Bernoulli, MLPDecoder, MLPEncoder
+from vaelib.evaluation import Report, elbo_per_image, evaluate
+from vaelib.objectives import elbo, reconstruction
+from vaelib.seeding import generator
+
+
+@pytest.fixture
+def vae(make_vae) -> VAE:
+    return make_vae(hidden=(16,), seed=1)
+
+
+@pytest.fixture
+def autoencoder() -> Autoencoder:
+    sizes = {"latent_dim": 2, "image_shape": (1, 4, 4)}
+    return Autoencoder(
+        encoder=MLPEncoder(**sizes), decoder=MLPDecoder(**sizes), likelihood=Bernoulli()
+    )
+
+
+def noise(n: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(n, 2, generator=generator(seed, "evaluation"))
+
+
+def test_every_image_equals_an_explicit_loop(vae, images):
+    terms = elbo_per_image(vae, images)
+    assert (terms.distortion.shape, terms.rate.shape) == ((50,), (50,))
+    for i, eps in enumerate(noise(50)):
+        mu, logvar = (out.detach()[0].double() for out in vae.encoder(images[i : i + 1]))
+        z = mu + (logvar / 2).exp() * eps
+        p = vae.decoder(z.float()[None]).detach().double().sigmoid().flatten()
+        x = images[i].flatten()
+        distortion = -(x * p.log() + (1 - x) * (1 - p).log()).sum().item()
+        rate = 0.5 * (mu**2 + logvar.exp() - 1 - logvar).sum().item()
+        assert terms.distortion[i].item() == pytest.approx(distortion, abs=1e-4)
+        assert terms.rate[i].item() == pytest.approx(rate, abs=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 128, 50])
+def test_no_image_depends_on_the_batch_size(vae, images, batch_size):
+    terms = elbo_per_image(vae, images, batch_size=batch_size)
+    whole = elbo_per_image(vae, images)
+    torch.testing.assert_close(terms.distortion, whole.distortion, rtol=0, atol=1e-4)
+    torch.testing.assert_close(terms.rate, whole.rate, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 128, 50])
+def test_the_report_is_the_sum_over_images_divided_by_their_number(vae, images, batch_size):
+    report = evaluate(vae, images, batch_size=batch_size)
+    terms = elbo(vae, images, noise=noise(50))
+    distortion, rate = terms.distortion.tolist(), terms.rate.tolist()
+    assert report.distortion == pytest.approx(math.fsum(distortion) / 50, abs=1e-5)
+    assert report.rate == pytest.approx(math.fsum(rate) / 50, abs=1e-5)
+    bound = [d + r for d, r in zip(distortion, rate, strict=True)]
+    assert report.negative_elbo == pytest.approx(math.fsum(bound) / 50, abs=1e-5)
+    error = statistics.stdev(bound) / math.sqrt(50)
+    assert report.standard_error == pytest.approx(error, rel=1e-4)
+    assert report.n == 50
+
+
+def test_a_short_last_batch_of_hard_images_weighs_what_it_should(vae, images):
+    with torch.no_grad():
+        vae.decoder.layers[-1].weight.zero_()
+        vae.decoder.layers[-1].bias.fill_(3)  # sure that every pixel is 1
+    x = torch.ones(18, 1, 4, 4)
+    x[16:] = 0
+    easy, hard = 16 * math.log1p(math.exp(-3)), 16 * math.log1p(math.exp(3))
+    report = evaluate(vae, x, batch_size=16)
+    assert report.distortion == pytest.approx((16 * easy + 2 * hard) / 18, rel=1e-6)
+    assert abs((easy + hard) / 2 - report.distortion) > 10  # what a mean of batch means would say
+
+
+def test_the_order_of_the_images_permutes_the_results(vae, images):
+    vae, images, order = vae.double(), images.double(), torch.randperm(50)
+    straight = elbo(vae, images, noise=noise(50))
+    permuted = elbo(vae, images[order], noise=noise(50)[order])
+    torch.testing.assert_close(permuted.distortion, straight.distortion[order])
+    torch.testing.assert_close(permuted.rate, straight.rate[order])
+
+
+def test_the_order_of_the_images_changes_the_mean_by_its_noise_only(vae, images):
+    report = evaluate(vae, images)
+    permuted = evaluate(vae, images[torch.randperm(50)])
+    assert permuted.rate == pytest.approx(report.rate, abs=1e-6)
+    assert abs(permuted.distortion - report.distortion) < 4 * report.standard_error
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_training_mode_makes_no_difference_and_is_kept(training, images):
+    sizes = {"latent_dim": 2, "hidden": (16,), "image_shape": (1, 4, 4)}
+    vae = VAE(
+        encoder=MLPEncoder(activation=nn.Dropout, **sizes),
+        decoder=MLPDecoder(activation=nn.Dropout, **sizes),
+        likelihood=Bernoulli(),
+    )
+    expected = elbo(vae.eval(), images, noise=noise(50))
+    vae.train(training)
+    terms = elbo_per_image(vae, images)
+    assert all(module.training is training for module in vae.modules())
+    torch.testing.assert_close(terms.distortion, expected.distortion.detach())
+
+
+def test_a_sample_is_scored_in_either_mode_and_not_the_mean(vae, images):
+    at_the_mean = elbo(vae, images, noise=torch.zeros(50, 2)).distortion
+    for mode in (True, False):
+        distortion = elbo_per_image(vae.train(mode), images).distortion
+        assert (distortion - at_the_mean).abs().min() > 0
+
+
+def test_the_training_mode_survives_an_error(vae, images):
+    def objective(*_, **__):
+        raise RuntimeError("broken objective")
+
+    vae.train()
+    with pytest.raises(RuntimeError, match="broken objective"):
+        evaluate(vae, images, objective=objective)
+    assert vae.training
+
+
+def test_the_result_depends_on_the_seed_and_on_no_global_stream(vae, images, rng_untouched):
+    with rng_untouched():
+        first = evaluate(vae, images, seed=3)
+    torch.manual_seed(99)
+    assert evaluate(vae, images, seed=3) == first
+    other = evaluate(vae, images, seed=4)
+    assert other.distortion != first.distortion
+    assert other.rate == first.rate
+
+
+def test_the_weights_are_left_as_they_were_and_have_no_gradient(vae, images):
+    before = {name: value.clone() for name, value in vae.state_dict().items()}
+    terms = elbo_per_image(vae, images)
+    assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
+    assert all(p.grad is None for p in vae.parameters())
+    assert not terms.distortion.requires_grad
+
+
+@pytest.mark.parametrize("latent_dim", [2, 10])
+def test_the_report_of_ppca_is_its_log_p(make_ppca, latent_dim):
+    ppca = make_ppca(latent_dim)
+    terms = elbo_per_image(ppca.vae, ppca.x)
+    gap = terms.distortion + terms.rate + ppca.log_p
+    error = statistics.stdev(gap.tolist()) / len(gap) ** 0.5
+    report = evaluate(ppca.vae, ppca.x)
+    assert abs(report.negative_elbo + ppca.log_p.mean().item()) < 4 * error
+    mu, std = ppca.posterior_mean, ppca.posterior_std
+    rate = 0.5 * (mu**2 + std**2 - 1 - 2 * std.log()).sum(1)
+    torch.testing.assert_close(terms.rate, rate)
+
+
+def test_an_autoencoder_is_measured_by_its_reconstruction(autoencoder, images):
+    report = evaluate(autoencoder, images, objective=reconstruction, batch_size=7)
+    p = autoencoder.reconstruct(images)
+    truth = -(images * p.log() + (1 - images) * (1 - p).log()).flatten(1).sum(1).mean()
+    assert report.distortion == pytest.approx(truth.item(), rel=1e-5)
+    assert report.rate == 0
+    assert report.negative_elbo == report.distortion
+
+
+def test_flat_images_give_the_same_report(vae, images):
+    assert evaluate(vae, images.flatten(1)) == evaluate(vae, images)
+
+
+def test_one_image_has_no_standard_error(vae, images):
+    report = evaluate(vae, images[:1])
+    assert report.n == 1
+    assert math.isnan(report.standard_error)
+
+
+def test_the_report_reads_as_one_line():
+    report = Report(distortion=100.126, rate=6.125, standard_error=0.5, n=10_000)
+    assert report.negative_elbo == pytest.approx(106.251)
+    assert str(report) == "-ELBO 106.25 = distortion 100.13 + rate 6.12 nats (n = 10,000)"
+
+
+@pytest.mark.parametrize("measure", [evaluate, elbo_per_image])
+@pytest.mark.parametrize("batch_size", [0, -1, 2.0, True, None])
+def test_a_bad_batch_size_is_named(vae, images, measure, batch_size):
+    with pytest.raises(ValueError, match=f"batch_size is {batch_size}; expected a whole number"):
+        measure(vae, images, batch_size=batch_size)
+
+
+@pytest.mark.parametrize("shape", [(0, 1, 4, 4), (0, 16)])
+def test_no_images_are_an_error(vae, shape):
+    with pytest.raises(ValueError, match="there are no images to evaluate on"):
+        evaluate(vae, torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("bad", "error", "message"),
+    [
+        (torch.zeros(3, 1, 4, 4, dtype=torch.uint8), TypeError, "images are torch.uint8"),
+        (torch.zeros(3, 1, 4, 5), ValueError, r"images have shape \[3, 1, 4, 5\]"),
+        (torch.full((3, 1, 4, 4), 0.5), ValueError, "grey values"),
+        (torch.full((3, 1, 4, 4), 2.0), ValueError, r"images lie in \[2, 2\]"),
+        (torch.full((3, 1, 4, 4), math.nan), ValueError, "48 values that are NaN"),
+    ],
+)
+def test_images_that_do_not_suit_the_model_are_refused(vae, bad, error, message):
+    with pytest.raises(error, match=message):
+        evaluate(vae, bad)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_the_gpu_measures_the_same_at_the_same_noise(vae, images):
+    on_cpu = elbo_per_image(vae, images)
+    on_gpu = elbo_per_image(vae.cuda(), images)  # images may be anywhere
+    assert on_gpu.distortion.device.type == "cpu"
+    torch.testing.assert_close(on_gpu.distortion, on_cpu.distortion, rtol=0, atol=1e-3)
+    torch.testing.assert_close(on_gpu.rate, on_cpu.rate, rtol=0, atol=1e-3)

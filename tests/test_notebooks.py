@@ -1,0 +1,141 @@
+"""Static tests of the chapters: what nbval does not look at."""
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from book.badges import ROW, badge_row, refresh
+from book.layout import CHECKOUT
+
+CHAPTERS = CHECKOUT.chapters()
+MAX_BYTES = 4 * 2**20
+MAX_LINES = 40
+MIN_CLAIMS = 4
+MIN_ALT = 30
+
+
+def tags(cell) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+def texts(cell) -> str:
+    """Return everything a code cell shows as text."""
+    shown = [output.get("text", "") for output in cell.outputs]
+    for output in cell.outputs:
+        shown += [str(v) for kind, v in output.get("data", {}).items() if kind.startswith("text/")]
+    return "\n".join(shown)
+
+
+def has_picture(cell) -> bool:
+    return any(kind.startswith("image/") for o in cell.outputs for kind in o.get("data", {}))
+
+
+@pytest.fixture(params=CHAPTERS, ids=lambda path: path.stem)
+def path(request) -> Path:
+    return request.param
+
+
+@pytest.fixture
+def notebook(path):
+    return nbformat.read(path, as_version=4)
+
+
+@pytest.fixture
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_there_are_chapters():
+    assert CHAPTERS
+
+
+def test_valid_and_small(path, notebook):
+    nbformat.validate(notebook)
+    assert path.stat().st_size <= MAX_BYTES
+    assert notebook.metadata.kernelspec.name == "python3"
+
+
+def test_executed_in_order(code):
+    # nbval compares nothing where the count is missing: a stripped notebook would pass.
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+
+
+def test_no_errors_or_warnings_in_outputs(code):
+    for cell in code:
+        for output in cell.outputs:
+            assert output.output_type != "error", cell.source
+            assert output.get("name") != "stderr", output.text
+
+
+def test_figures_have_alternative_text_and_caption(code):
+    for cell in filter(has_picture, code):
+        mystnb = cell.metadata.get("mystnb", {})
+        alt = mystnb.get("image", {}).get("alt", "")
+        assert len(alt) >= MIN_ALT, f"alternative text {alt!r} of the figure of:\n{cell.source}"
+        assert not re.search(r"\.(png|svg)\b|TODO", alt)
+        caption = mystnb.get("figure", {}).get("caption", "")
+        assert caption, f"no caption for the figure of:\n{cell.source}"
+        assert caption != alt, "the alternative text describes the picture, the caption its meaning"
+
+
+def test_one_setup_and_one_parameters_cell(code):
+    for tag in ("setup", "parameters"):
+        assert sum(tag in tags(cell) for cell in code) == 1, tag
+    (parameters,) = (cell.source for cell in code if "parameters" in tags(cell))
+    assert re.search(r"^profile\b.*VAELIB_PROFILE", parameters, re.MULTILINE)
+    assert not any("injected-parameters" in tags(cell) for cell in code)
+
+
+def test_links_follow_the_configuration(path, notebook):
+    repository = CHECKOUT.repository()
+    assert ROW.findall(notebook.cells[0].source) == [badge_row(path.name, repository)]
+    (setup,) = (cell for cell in notebook.cells if "setup" in tags(cell))
+    assert f"vaelib @ git+{repository.url}@{repository.branch}" in setup.source
+    before = json.dumps(notebook)
+    assert json.dumps(refresh(notebook, path.name, repository)) == before, "run make badges"
+
+
+def test_markdown_renders_everywhere(notebook):
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            # MyST fences, colon fences and roles are raw text in Colab and on GitHub.
+            assert not re.search(r"^\s*(```+|~~~+|:::+) *\{", cell.source, re.M), cell.source
+            assert not re.search(r"\{[a-z][a-z:-]*\}`", cell.source), cell.source
+
+
+def test_nothing_of_the_machine_is_committed(path, code):
+    for cell in code:
+        shown = texts(cell)
+        assert not re.search(r"\b0x[0-9a-f]{6,}", shown), shown
+        assert not re.search(r"(?<![\w:/.])/(home|root|Users|tmp|work|opt|usr|mnt)/", shown), shown
+    metadata = json.loads(path.read_text(encoding="utf-8"))
+    for part in [metadata, *metadata["cells"]]:
+        assert not {"papermill", "execution"} & part["metadata"].keys()
+    assert "version" not in metadata["metadata"].get("language_info", {})
+
+
+def test_claims_are_compared_strictly(code):
+    claims = 0
+    for cell in code:
+        calls = len(re.findall(r"^\s*check\(", cell.source, re.MULTILINE))
+        claims += calls
+        if calls:
+            loose = {"nbval-ignore-output", "nbval-skip", "raises-exception"} & set(tags(cell))
+            assert not loose, f"claims in a cell tagged {loose}:\n{cell.source}"
+            assert "NBVAL" not in cell.source
+            assert texts(cell).count("✓") >= calls, f"a claim printed nothing:\n{cell.source}"
+    assert claims >= MIN_CLAIMS
+
+
+def test_cells_fit_on_a_screen(code):
+    for cell in code:
+        assert len(cell.source.splitlines()) <= MAX_LINES, cell.source
+
+
+def test_published_numbers_are_there(path):
+    content = json.loads((CHECKOUT.results / f"{path.stem}.json").read_text(encoding="utf-8"))
+    assert content["provenance"]["profile"] == "full"
+    assert content["results"]

@@ -1,0 +1,92 @@
+import math
+
+import numpy as np
+import pytest
+
+from vaelib.schedules import constant, cosine, linear, one_cycle
+
+STEPS = np.linspace(0, 1, 1001)
+
+
+def values(schedule) -> np.ndarray:
+    return np.array([schedule(progress) for progress in STEPS])
+
+
+def test_constant_stays():
+    assert set(values(constant(0.25))) == {0.25}
+
+
+@pytest.mark.parametrize(
+    ("progress", "value"),
+    [(0, 3.0), (1 / 3, 2.5), (0.5, 2.0), (2 / 3, 1.5), (1, 1.0)],
+)
+def test_cosine_falls_along_half_a_cosine(progress, value):
+    assert cosine(3.0, end=1.0)(progress) == pytest.approx(value)
+
+
+def test_cosine_ends_at_zero_by_default():
+    assert cosine(3.0)(1) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("progress", "value"),
+    [(0, 0.1), (0.1, 0.55), (0.2, 1.0), (0.6, 0.5), (1, 0.0)],
+)
+def test_one_cycle_rises_and_falls(progress, value):
+    schedule = one_cycle(1.0, warmup=0.2, start=0.1)
+    assert schedule(progress) == pytest.approx(value, abs=1e-12)
+
+
+def test_one_cycle_peaks_after_a_tenth_by_default():
+    assert STEPS[values(one_cycle(2.0)).argmax()] == pytest.approx(0.1)
+    assert one_cycle(2.0)(0) == 0
+
+
+def test_one_cycle_without_warm_up_is_the_cosine():
+    np.testing.assert_allclose(values(one_cycle(2.0, warmup=0)), values(cosine(2.0)))
+
+
+@pytest.mark.parametrize(
+    ("progress", "value"), [(0, 1.0), (0.25, 2.0), (0.5, 3.0), (0.75, 3.0), (1, 3.0)]
+)
+def test_linear_moves_and_stays(progress, value):
+    assert linear(1.0, 3.0, over=0.5)(progress) == pytest.approx(value)
+
+
+def test_linear_takes_the_whole_training_by_default():
+    np.testing.assert_allclose(values(linear(2.0, -1.0)), 2 - 3 * STEPS)
+
+
+def test_linear_over_nothing_is_constant():
+    assert set(values(linear(0, 4, over=0))) == {4.0}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "slope"),
+    [
+        (cosine(1.0), math.pi / 2),
+        (linear(0.0, 1.0, over=0.3), 1 / 0.3),
+        (one_cycle(1.0, warmup=0.1), 10),
+        (one_cycle(1.0, warmup=0.37, start=0.5), math.pi / 2 / 0.63),
+    ],
+)
+def test_schedules_are_continuous(schedule, slope):
+    assert np.abs(np.diff(values(schedule))).max() <= slope * 0.001 + 1e-9
+
+
+@pytest.mark.parametrize("schedule", [cosine(1.0), one_cycle(1.0), linear(0, 1, over=0.5)])
+def test_schedules_are_pure(schedule):
+    backwards = [schedule(progress) for progress in STEPS[::-1]]
+    assert values(schedule).tolist() == backwards[::-1]
+
+
+@pytest.mark.parametrize("warmup", [-0.1, 1.0, 1.5, math.nan])
+def test_a_bad_warm_up_is_named(warmup):
+    with pytest.raises(ValueError, match=f"warmup is {warmup}; expected a share"):
+        one_cycle(1.0, warmup=warmup)
+
+
+@pytest.mark.parametrize("over", [-0.1, 1.1, math.nan])
+def test_a_bad_share_is_named(over):
+    with pytest.raises(ValueError, match=f"over is {over}; expected a share"):
+        linear(0.0, 1.0, over=over)

@@ -1,0 +1,126 @@
+"""How good a model is, measured on a whole data set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vaelib.models import VAE, Autoencoder
+from vaelib.objectives import ELBO, elbo
+from vaelib.seeding import generator
+
+Objective = Callable[..., ELBO]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Means over a data set, in nats per image.
+
+    Parameters
+    ----------
+    distortion, rate
+        Means of the two parts of the bound.
+    standard_error
+        Standard error of the mean of the negative bound, from the spread over images.
+    n
+        Number of images.
+    """
+
+    distortion: float
+    rate: float
+    standard_error: float
+    n: int
+
+    @property
+    def negative_elbo(self) -> float:
+        """Mean of distortion + rate: the negative bound at beta = 1, whatever was trained."""
+        return self.distortion + self.rate
+
+    def __str__(self) -> str:
+        """Return the three numbers in one line."""
+        return (
+            f"-ELBO {self.negative_elbo:.2f} = distortion {self.distortion:.2f} "
+            f"+ rate {self.rate:.2f} nats (n = {self.n:,})"
+        )
+
+
+def evaluate(
+    model: VAE | Autoencoder,
+    images: Tensor,
+    *,
+    objective: Objective = elbo,
+    batch_size: int = 1000,
+    seed: int = 0,
+) -> Report:
+    """Measure distortion, rate and their sum on a data set.
+
+    Takes and raises what :func:`elbo_per_image` does. The means are sums over all images divided
+    by their number, so that a short last batch weighs what it should.
+    """
+    terms = elbo_per_image(model, images, objective=objective, batch_size=batch_size, seed=seed)
+    distortion, rate = terms.distortion.double(), terms.rate.double()
+    n = len(rate)
+    spread = float((distortion + rate).std()) if n > 1 else math.nan
+    return Report(float(distortion.mean()), float(rate.mean()), spread / math.sqrt(n), n)
+
+
+@torch.no_grad()
+def elbo_per_image(
+    model: VAE | Autoencoder,
+    images: Tensor,
+    *,
+    objective: Objective = elbo,
+    batch_size: int = 1000,
+    seed: int = 0,
+) -> ELBO:
+    """Compute the two parts of the bound for every image, in float32, without a graph.
+
+    Parameters
+    ----------
+    model
+        The model; whether it is in training mode makes no difference to the sample that is drawn.
+    images
+        ``[N, C, H, W]`` or ``[N, C*H*W]``, floating point.
+    objective
+        :func:`vaelib.objectives.elbo` for a VAE, ``reconstruction`` for an autoencoder.
+    batch_size
+        Images per pass. The noise is drawn for the whole data set at once, so the result does
+        not depend on it.
+    seed
+        Fixes the noise: two models, or one model at two times, are compared at the same noise.
+
+    Returns
+    -------
+    ELBO
+        ``distortion`` and ``rate``, each ``[N]`` on the CPU.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the images do not suit the model, there are none, or the batch size is below 1.
+    """
+    check_batch_size(batch_size)
+    images = model.as_images(images)
+    if len(images) == 0:
+        raise ValueError("there are no images to evaluate on; expected at least one.")
+    model.likelihood.check(images)
+    # Drawn on the CPU, so that every device is measured at the same noise.
+    noise = torch.randn(len(images), model.latent_dim, generator=generator(seed, "evaluation"))
+    was_training = model.training
+    model.eval()
+    parts = [
+        objective(model, x.to(model.device), noise=eps.to(model.device, x.dtype), validate=False)
+        for x, eps in zip(images.split(batch_size), noise.split(batch_size), strict=True)
+    ]
+    model.train(was_training)
+    return ELBO(*(torch.cat(part).cpu() for part in zip(*parts, strict=True)))
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raise a ValueError if the batch size is not a whole number of at least 1."""
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size!r}; expected a whole number, at least 1.")

@@ -1,0 +1,303 @@
+"""Training: one loop for every model of the book."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from tqdm import tqdm
+
+from vaelib.evaluation import Objective, Report, check_batch_size, evaluate
+from vaelib.models import VAE, Autoencoder
+from vaelib.objectives import elbo
+from vaelib.schedules import Schedule, constant
+from vaelib.seeding import generator
+
+PRECISIONS = ("float32", "bfloat16")
+GUARD_EVERY = 100
+"""Steps between two looks at the losses; a look makes an accelerator wait."""
+
+
+class DivergenceError(RuntimeError):
+    """Training met a loss or a gradient that is not a finite number, and stopped."""
+
+
+@dataclass
+class History:
+    """What happened during a call of :func:`fit`.
+
+    Parameters
+    ----------
+    epochs
+        The epochs after which the model was measured; 0 is before the first step.
+    train, test
+        One :class:`vaelib.evaluation.Report` for each of these epochs, on a fixed part of the
+        training images and on the test images. Both are measured with the weights of that
+        moment, at beta = 1, whatever was trained; ``test`` is empty if no test images were given.
+    grad_norm
+        Largest norm of the gradient in each epoch, before clipping.
+    seconds
+        Time spent training, evaluations left out.
+    images_seen
+        Number of images that the training took steps on.
+    interrupted
+        Whether Ctrl-C ended the training early.
+    snapshots
+        Epoch -> state dict on the CPU, if snapshots were asked for.
+    """
+
+    epochs: list[int] = field(default_factory=list)
+    train: list[Report] = field(default_factory=list)
+    test: list[Report] = field(default_factory=list)
+    grad_norm: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    images_seen: int = 0
+    interrupted: bool = False
+    snapshots: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+
+    def curve(self, split: str, quantity: str) -> list[float]:
+        """Return one quantity of the reports over the epochs.
+
+        Parameters
+        ----------
+        split
+            ``"train"`` or ``"test"``.
+        quantity
+            ``"distortion"``, ``"rate"`` or ``"negative_elbo"``, in nats.
+        """
+        return [getattr(report, quantity) for report in getattr(self, split)]
+
+
+def fit(
+    model: VAE | Autoencoder,
+    images: Tensor,
+    *,
+    test: Tensor | None = None,
+    objective: Objective = elbo,
+    epochs: int = 10,
+    batch_size: int = 128,
+    lr: float | Schedule = 1e-3,
+    beta: float | Schedule = 1.0,
+    weight_decay: float = 0.0,
+    max_grad_norm: float = math.inf,
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+    precision: str = "float32",
+    device: str | torch.device = "auto",
+    seed: int = 0,
+    evaluate_every: int = 1,
+    snapshot_every: int | None = None,
+    progress: bool = True,
+) -> History:
+    """Train a model by Adam on mean(distortion + beta * rate).
+
+    The images lie on the device as one tensor and a batch is an index into it. A step does not
+    wait for numbers to travel from the device to the host. With the same seed on the same machine
+    the result is the same to the last bit.
+
+    Parameters
+    ----------
+    model
+        The model, trained in place and left on the device.
+    images
+        Training images, ``[N, C, H, W]`` or ``[N, C*H*W]``, floating point.
+    test
+        Images of the test curves; they have no influence on the training.
+    objective
+        :func:`vaelib.objectives.elbo` for a VAE, ``reconstruction`` for an autoencoder.
+    epochs, batch_size
+        Passes over the images, and images per step. A short last batch is used like any other.
+    lr, beta
+        Learning rate and weight of the rate: numbers, or schedules (:mod:`vaelib.schedules`).
+    weight_decay
+        Decoupled weight decay (AdamW, Loshchilov & Hutter 2019).
+    max_grad_norm
+        Gradients of a larger norm are scaled down to it.
+    augment
+        Changes every batch before it is used, ``(x, generator) -> x``.
+    precision
+        ``"bfloat16"`` runs the networks under autocast; densities, the KL, the weights and every
+        evaluation stay in float32.
+    device
+        ``"auto"`` takes CUDA, then MPS, then the CPU.
+    seed
+        Fixes the order of the batches and the noise.
+    evaluate_every
+        Epochs between two measurements; the model is also measured before and after training.
+    snapshot_every
+        Epochs between two copies of the weights; none are kept by default.
+    progress
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    History
+        Ctrl-C ends the training and returns what there is so far.
+
+    Raises
+    ------
+    DivergenceError
+        At a loss or gradient that is not finite. The model is left with the weights that it had
+        at the end of the last whole epoch.
+    ValueError, TypeError
+        If an argument is out of its range or the images do not suit the model.
+    """
+    _check_arguments(epochs, batch_size, evaluate_every, snapshot_every, precision)
+    device = pick_device(device)
+    model.to(device)
+    images = _resident(model, images, device)
+    test = None if test is None else _resident(model, test, device)
+    lr, beta = (s if callable(s) else constant(s) for s in (lr, beta))
+    weights = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        weights, lr=lr(0.0), weight_decay=weight_decay, fused=device.type != "mps"
+    )
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    batch_rng, noise_rng = (generator(seed, name, device) for name in ("batches", "noise"))
+    steps = epochs * math.ceil(len(images) / batch_size)
+
+    def step(number: int, x: Tensor) -> Tensor:
+        progress = number / steps
+        optimizer.param_groups[0]["lr"] = lr(progress)
+        if augment is not None:
+            x = augment(x, noise_rng)
+        noise = torch.randn(len(x), model.latent_dim, generator=noise_rng, device=device)
+        with autocast:
+            terms = objective(model, x, noise=noise, validate=False)
+        loss = (terms.distortion + beta(progress) * terms.rate).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        grad_norm = clip_grad_norm_(weights, max_grad_norm)
+        optimizer.step()
+        return torch.stack((loss.detach(), grad_norm))
+
+    def train_one_epoch(first: int) -> float:
+        """Take one pass, starting at step number ``first``; return the largest gradient norm."""
+        model.train()
+        order = torch.randperm(len(images), generator=batch_rng, device=device)
+        numbered = list(enumerate(order.split(batch_size), start=first))
+        norms = []
+        for i in range(0, len(numbered), GUARD_EVERY):
+            seen = torch.stack(
+                [step(k, images[index]) for k, index in numbered[i : i + GUARD_EVERY]]
+            )
+            _guard(seen, first + i, lr, beta, steps)
+            norms.append(seen[:, 1].max())
+        return float(torch.stack(norms).max())
+
+    history = History()
+    # As many training images as test images, so that the two curves have the same noise.
+    subset = images[: len(test) if test is not None else 10_000]
+
+    def measure(epoch: int) -> None:
+        history.epochs.append(epoch)
+        history.train.append(evaluate(model, subset, objective=objective))
+        if test is not None:
+            history.test.append(evaluate(model, test, objective=objective))
+
+    measure(0)
+    last_good = _copy_of_weights(model)
+    bar = tqdm(range(1, epochs + 1), desc="training", unit="epoch", **_visibility(progress))
+    try:
+        for epoch in bar:
+            started = time.perf_counter()
+            history.grad_norm.append(train_one_epoch((epoch - 1) * steps // epochs))
+            history.seconds += time.perf_counter() - started
+            history.images_seen += len(images)
+            last_good = _copy_of_weights(model)
+            if epoch % evaluate_every == 0 or epoch == epochs:
+                measure(epoch)
+                bar.set_postfix_str(str((history.test or history.train)[-1]))
+            if snapshot_every and epoch % snapshot_every == 0:
+                history.snapshots[epoch] = last_good
+    except KeyboardInterrupt:
+        history.interrupted = True
+    except DivergenceError:
+        model.load_state_dict(last_good)
+        raise
+    finally:
+        bar.close()
+        model.eval()
+    return history
+
+
+def pick_device(device: str | torch.device = "auto") -> torch.device:
+    """Return the device of a name; ``"auto"`` is the first of CUDA, MPS and the CPU that works.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown or this machine has no such device.
+    """
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if device == "auto":
+        return torch.device(next(name for name, works in available.items() if works))
+    try:
+        device = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device is {device!r}; expected auto, cuda, mps or cpu.") from error
+    if not available.get(device.type, False):
+        here = ", ".join(name for name, works in available.items() if works)
+        raise ValueError(f"device {str(device)!r} is not available; this machine has: {here}.")
+    return device
+
+
+def _resident(model: VAE | Autoencoder, images: Tensor, device: torch.device) -> Tensor:
+    images = model.as_images(images)
+    if len(images) == 0:
+        raise ValueError("there are no images; expected at least one.")
+    model.likelihood.check(images)
+    return images.to(device)
+
+
+def _guard(seen: Tensor, first: int, lr: Schedule, beta: Schedule, steps: int) -> None:
+    """Raise a DivergenceError if a loss or gradient norm, rows of ``seen``, is not finite."""
+    finite = torch.isfinite(seen).all(dim=1)
+    if finite.all():
+        return
+    bad = int(finite.int().argmin())
+    step, (loss, grad_norm) = first + bad, seen[bad].tolist()
+    before = f"{seen[:bad, 1].max():.3g}" if bad else "unknown"
+    raise DivergenceError(
+        f"step {step + 1} of {steps}: the loss is {loss:.4g} and the norm of its gradient "
+        f"{grad_norm:.4g}; the largest norm shortly before was {before}. At this step lr was "
+        f"{lr(step / steps):.3g} and beta {beta(step / steps):.3g}. Try a smaller lr, a warm-up "
+        "(schedules.one_cycle), or max_grad_norm; if a scale is not parameterised by its "
+        "logarithm, try scale='exp'. The model keeps the weights of the last whole epoch."
+    )
+
+
+def _copy_of_weights(model: nn.Module) -> dict[str, Tensor]:
+    # clone() because on the CPU state_dict() and cpu() both return the live tensors.
+    return {name: value.detach().clone().cpu() for name, value in model.state_dict().items()}
+
+
+def _visibility(progress: bool) -> dict[str, bool]:
+    # Only False is passed on: an explicit True would override the variable TQDM_DISABLE.
+    return {} if progress else {"disable": True}
+
+
+def _check_arguments(
+    epochs: int,
+    batch_size: int,
+    evaluate_every: int,
+    snapshot_every: int | None,
+    precision: str,
+) -> None:
+    check_batch_size(batch_size)
+    counts = {"epochs": epochs, "evaluate_every": evaluate_every}
+    if snapshot_every is not None:
+        counts["snapshot_every"] = snapshot_every
+    for name, count in counts.items():
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise ValueError(f"{name} is {count!r}; expected a whole number, at least 1.")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}.")

@@ -46,9 +46,8 @@ check-book: $(INSTALLED)  ## Open every page of _build/html in headless Chromium
 publish: $(INSTALLED)  ## Maintainers: full run of the chapters, copied to notebooks/ and results/
 	$(BIN)/python -m book publish $(ARGS)
 
-long-runs: $(INSTALLED)  ## Train what the chapters cannot train live (hours; a GPU helps)
-	@test -f benchmarks/long_runs.py || { echo "This version of the course has no long runs."; exit 0; }; \
-	$(BIN)/python benchmarks/long_runs.py $(ARGS)
+long-runs: $(INSTALLED)  ## Train what the chapters cannot train live; resumable, a GPU helps
+	$(BIN)/python -m vaelib.long_runs $(ARGS)
 
 benchmarks: $(INSTALLED)  ## Speed and quality against other implementations
 	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done

@@ -18,7 +18,7 @@ from papermill.exceptions import PapermillExecutionError
 
 import vaelib
 from vaelib import data
-from vaelib.results import provenance, write_json
+from vaelib.results import PUBLISHED, provenance, write_json
 from vaelib.training import pick_device
 
 # Outputs depend on these packages: an upgrade of one of them runs the chapters again.
@@ -111,10 +111,10 @@ def execute(
 def fingerprint(notebook: Path, profile: str, parameters: Mapping[str, Any]) -> str:
     """Return a hash of what a chapter's outputs depend on."""
     cells = nbformat.read(notebook, as_version=4).cells
-    sources = sorted(Path(vaelib.__path__[0]).glob("*.py"))
+    files = [*Path(vaelib.__path__[0]).glob("*.py"), *PUBLISHED.glob("long_runs/*")]
     ingredients = [
         [(cell.cell_type, cell.source, cell.metadata) for cell in cells],
-        [(source.name, source.read_text(encoding="utf-8")) for source in sources],
+        [(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in sorted(files)],
         [version(package) for package in PACKAGES],
         [profile, str(pick_device()), sorted(parameters.items())],
     ]
@@ -168,6 +168,8 @@ def _papermill(notebook: Path, target: Path, parameters: Mapping[str, Any]) -> s
             cwd=str(notebook.parent),
             kernel_name="python3",
             progress_bar=sys.stderr.isatty(),
+            # Kernels warn on the terminal that they listen on a local port.
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],
         )
     except PapermillExecutionError as error:
         first_line = error.source.strip().splitlines()[0]

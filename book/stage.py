@@ -86,7 +86,7 @@ def scoreboard(results: Path) -> str:
 
 
 def _device(run: Mapping[str, Any]) -> str:
-    return f"{run['threads']} CPU cores" if run["device"] == "cpu" else run["device"]
+    return f"CPU with {run['threads']} threads" if run["device"] == "cpu" else run["device"]
 
 
 def _row(entry: Mapping[str, Any]) -> list[str]:

@@ -14,8 +14,8 @@ class FaultyServer(ThreadingHTTPServer):
     A fault is an HTTP status (404), or one of: page (a web page with status 200), cut (half of
     the announced bytes), short (half of the file, announced as all of it), flipped (one changed
     bit), silent (no answer), stalled (half of the file, then nothing), slow (small pieces with
-    pauses), closed (no answer, connection closed), met (two clients must ask before either is
-    answered).
+    pauses), closed (no answer, connection closed), babble (an answer that is not HTTP), met (two
+    clients must ask before either is answered).
     """
 
     daemon_threads = True
@@ -47,6 +47,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.requests.append(name)
         if isinstance(fault, int):
             self.send_error(fault)
+        elif fault == "babble":
+            self.wfile.write(b"220 another protocol\r\n")
         elif fault == "silent":
             self.hang()
         elif fault == "page":

@@ -1,5 +1,6 @@
 """The builder on tiny notebooks, and the configuration of the book."""
 
+import ast
 import json
 import os
 import re
@@ -175,8 +176,8 @@ def test_a_page_says_what_it_was_run_on(layout):
     notebook.cells[2].source += '\nname = "mnist"'
     stage.add_provenance(notebook, RUN)
     expected = (
-        "<!-- /badges -->\n\n> **Run on** MNIST (profile `full`), 2 CPU cores, torch 2.9, "
-        "1 min 23 s, 2026-01-02."
+        "<!-- /badges -->\n\n> **Run on** MNIST (profile `full`), CPU with 2 threads, torch "
+        "2.9, 1 min 23 s, 2026-01-02."
     )
     assert expected in notebook.cells[0].source
     assert "digits" in stage.describe_run(RUN | {"profile": "quick"}, "")
@@ -254,6 +255,18 @@ def test_the_api_page_shows_every_module():
     page = (ROOT / "book" / "api.md").read_text(encoding="utf-8")
     modules = {path.stem for path in (ROOT / "vaelib").glob("*.py")} - {"__init__"}
     assert set(re.findall(r"automodule:: vaelib\.(\w+)", page)) == modules
+
+
+def test_no_property_is_shown_with_a_wrong_type():
+    # Napoleon reads "words: text" on top of a property's docstring as its type and its text.
+    for file in (ROOT / "vaelib").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and "property" in map(
+                ast.unparse, node.decorator_list
+            ):
+                assert ": " not in ast.get_docstring(node).split("\n")[0], (
+                    f"{file.name}, {node.name}"
+                )
 
 
 def test_pins_stand_in_one_place():

@@ -43,6 +43,7 @@ ARRAYS = {
     for name, shape in zip(FILES, [(60, 28, 28), (60,), (20, 28, 28), (20,)], strict=True)
 }
 CONTENT = {name: idx(array) for name, array in ARRAYS.items()}
+OFFICIAL = [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")]
 SUMS = [hashlib.sha256(CONTENT[name]).hexdigest() for name in FILES]
 
 
@@ -300,6 +301,7 @@ def test_only_missing_files_are_downloaded(tiny):
         (404, ["HTTP Error 404"]),
         (500, ["HTTP Error 500"]),
         ("closed", ["closed connection"]),
+        ("babble", ["220 another protocol"]),
         ("page", ["is a web page", "<!DOCTYPE html>"]),
         ("cut", ["is damaged or truncated"]),
         ("short", ["is damaged or truncated"]),
@@ -397,11 +399,14 @@ def test_a_slow_server_is_not_a_silent_one(tiny, monkeypatch):
     assert_right(tiny.load())
 
 
-def test_torchvision_names_the_mirrors():
+@pytest.mark.parametrize(("name", "folder"), OFFICIAL)
+def test_mirrors_files_and_classes_are_torchvisions(name, folder):
     from torchvision import datasets
 
-    assert data._mirrors(data._SOURCES["mnist"]) == datasets.MNIST.mirrors
-    assert data._mirrors(data._SOURCES["fashion-mnist"]) == datasets.FashionMNIST.mirrors
+    source, truth = data._SOURCES[name], getattr(datasets, folder)
+    assert data._mirrors(source) == truth.mirrors
+    assert [f"{file.name}.gz" for file in source.files] == [file for file, _ in truth.resources]
+    assert list(source.class_names) == [c.split(" - ")[0] for c in truth.classes]
 
 
 # --- folder and disk -----------------------------------------------------------------------------
@@ -511,11 +516,9 @@ def test_two_processes_at_once_after_one_that_was_killed(tiny):
 # --- the real data -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "folder"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")]
-)
+@pytest.mark.parametrize(("name", "folder"), OFFICIAL)
 def test_official_data_is_torchvisions(name, folder):
-    root = data._data_root(None)
+    root = data.data_root(None)
     if not all((root / folder / "raw" / file).exists() for file in FILES):
         pytest.skip(f"{folder} is not in {root} (set VAELIB_DATA_DIR)")
     from torchvision import datasets
@@ -526,10 +529,6 @@ def test_official_data_is_torchvisions(name, folder):
         assert split.images.shape == (n, 28, 28) and split.labels.shape == (n,)
         assert torch.equal(split.images, truth.data) and torch.equal(split.labels, truth.targets)
     assert (len(dataset.train_part), len(dataset.validation)) == (50_000, 10_000)
-    if folder == "FashionMNIST":
-        assert list(dataset.class_names) == truth.classes
-    else:
-        assert [c.split(" - ")[0] for c in truth.classes] == list(dataset.class_names)
 
 
 # --- digits --------------------------------------------------------------------------------------

@@ -180,10 +180,34 @@ def test_the_gradient_reaches_the_encoder_through_the_sample(make_vae, images):
         assert weight.grad[i].item() == pytest.approx((above - below) / (2 * step), rel=1e-5)
 
 
+def test_noise_that_is_not_given_is_drawn_and_differentiated_like_any_other(make_vae, images):
+    drawn, given = make_vae(), make_vae()
+    torch.manual_seed(3)
+    elbo(drawn, images).elbo.sum().backward()
+    torch.manual_seed(3)
+    elbo(given, images, noise=torch.randn(50, 2)).elbo.sum().backward()
+    for one, two in zip(drawn.parameters(), given.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad)
+
+
 @pytest.mark.parametrize("shape", [(50, 1), (1, 2), (2,), (49, 2), (50, 3), (3, 1, 2)])
 def test_noise_of_the_wrong_shape_is_refused(make_vae, images, shape):
     with pytest.raises(ValueError, match="noise"):
         elbo(make_vae(), images, noise=torch.zeros(shape))
+
+
+def test_the_decoder_must_explain_the_image_as_it_was_before_corruption(make_vae, images):
+    class Negative(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 1 - x
+
+    vae, noise = make_vae(), torch.randn(50, 2)
+    q = vae.encode(1 - images)
+    distortion = -vae.decode(q.reparameterize(noise)).log_prob(images)
+    vae.encoder.corruption = Negative()
+    terms = elbo(vae, images, noise=noise)
+    torch.testing.assert_close(terms.distortion, distortion)
+    torch.testing.assert_close(terms.rate, kl_to_standard_normal(q.mu, q.logvar).sum(-1))
 
 
 def test_grey_values_are_refused_unless_the_caller_has_checked(make_vae, images):

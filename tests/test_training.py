@@ -11,6 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from vaelib import VAE, Autoencoder, Bernoulli, Gaussian, MLPDecoder, MLPEncoder, training
 from vaelib.evaluation import evaluate
+from vaelib.networks import RandomBinarization
 from vaelib.objectives import elbo, reconstruction
 from vaelib.schedules import constant, cosine, linear, one_cycle
 from vaelib.seeding import generator
@@ -200,6 +201,48 @@ def test_the_images_are_left_as_they_were(make_vae, images):
     assert torch.equal(images, before)
 
 
+def make_noisy_vae() -> VAE:
+    """A VAE with layers that draw from torch's global stream while training."""
+    sizes = {"latent_dim": 2, "hidden": (8,), "image_shape": (1, 4, 4)}
+    return VAE(
+        encoder=MLPEncoder(corruption=RandomBinarization(), **sizes),
+        decoder=MLPDecoder(activation=torch.nn.Dropout, **sizes),
+        likelihood=Bernoulli(grey=True),
+    )
+
+
+def test_layers_that_draw_depend_on_the_seed_and_on_no_global_stream(images, rng_untouched):
+    one, two, other, x = make_noisy_vae(), make_noisy_vae(), make_noisy_vae(), images / 2
+    with rng_untouched():
+        fit(one, x, epochs=2, batch_size=16, seed=1, **QUIET)
+    torch.manual_seed(77)
+    fit(two, x, epochs=2, batch_size=16, seed=1, **QUIET)
+    assert equal(weights(one), weights(two))
+    fit(other, x, epochs=2, batch_size=16, seed=2, **QUIET)
+    assert not equal(weights(one), weights(other))
+
+
+def test_layers_that_draw_do_so_anew_at_every_step_of_every_epoch_and_for_every_seed():
+    vae, seen = make_noisy_vae(), []
+    vae.encoder.corruption.register_forward_hook(
+        lambda module, inputs, output: seen.append(output.clone()) if module.training else None
+    )
+    grey = torch.full((4, 1, 4, 4), 0.5)  # alike, so that the order of the batches is no matter
+    for seed in (0, 1):
+        fit(vae, grey, epochs=3, batch_size=2, seed=seed, **QUIET)
+    assert len(seen) == 12
+    assert len({tuple(batch.flatten().tolist()) for batch in seen}) == 12
+
+
+def test_layers_that_draw_do_not_when_the_model_is_measured(images):
+    x = images / 2
+    plain, looked_at = make_noisy_vae(), make_noisy_vae()
+    fit(plain, x, epochs=3, evaluate_every=3, **QUIET)
+    past = fit(looked_at, x, test=x, epochs=3, **QUIET)
+    assert equal(weights(plain), weights(looked_at))
+    assert past.test[-1] == evaluate(plain, x)
+
+
 # What is minimised
 
 
@@ -298,6 +341,21 @@ def test_an_augmentation_has_a_stream_of_its_seed(make_vae, images):
         runs.append(drawn)
     assert runs[0] == runs[1]
     assert len(set(runs[0])) == 8
+
+
+def test_an_augmentation_that_draws_does_not_change_the_order_of_the_batches(make_vae, images):
+    orders = []
+    for draws in (0, 10):
+        batches = []
+
+        def spy(x: Tensor, rng: torch.Generator, draws=draws, batches=batches) -> Tensor:
+            torch.rand(draws, generator=rng)
+            batches.append(x.clone())
+            return x
+
+        fit(make_vae(), images, epochs=3, batch_size=16, augment=spy, **QUIET)
+        orders.append(torch.cat(batches))
+    assert torch.equal(*orders)
 
 
 def test_the_model_trains_in_training_mode_and_is_left_in_evaluation_mode(make_vae, images):

@@ -141,7 +141,7 @@ def load(name: str, *, root: str | Path | None = None, download: bool = True) ->
     if name not in _SOURCES:
         raise ValueError(f"Unknown data set {name!r}; expected one of {', '.join(NAMES)}.")
     source = _SOURCES[name]
-    folder = _data_root(root) / source.folder / "raw"
+    folder = data_root(root) / source.folder / "raw"
     try:
         missing = [file for file in source.files if not _find(folder, file).exists()]
         if missing and not download:
@@ -322,7 +322,8 @@ _MARKER = ".verified.json"
 _SILENCE_S = 10.0  # how long the mirrors of a data set, together, may send nothing
 
 
-def _data_root(root: str | Path | None) -> Path:
+def data_root(root: str | Path | None = None) -> Path:
+    """Return ``root``, else what VAELIB_DATA_DIR names, else the user's cache folder."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "vaelib")
     return Path(root or os.environ.get("VAELIB_DATA_DIR") or cache).expanduser()
 

@@ -30,7 +30,7 @@ def two_dimensional_vae(seed: int) -> dict[str, Any]:
     """Train the 2-D VAE of chapter 1 on all of MNIST's training images; measure it on test."""
     mnist = data.load("mnist")
     train, test = data.to_float(mnist.train.images), data.to_float(mnist.test.images)
-    vae = recipes.two_dimensional_vae(train, seed=seed)
+    vae = recipes.two_dimensional_vae(seed=seed)
     training = recipes.two_dimensional_training("full")
     history = fit(vae, train, evaluate_every=training["epochs"], seed=seed, **training)
     on_train, on_test = evaluate(vae, train), evaluate(vae, test)

@@ -14,6 +14,18 @@ from vaelib.seeding import generator
 IMAGE_SHAPE = (1, 28, 28)
 
 
+class RandomBinarization(nn.Module):
+    """While training, replace each pixel by 1 with its grey value as probability, else by 0.
+
+    As the ``corruption`` of an encoder it is a regulariser in the sense of Im et al. (2017): the
+    encoder cannot memorise images of which it sees a new version every time.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images with values in [0, 1] to images of the same shape."""
+        return torch.bernoulli(x) if self.training else x
+
+
 class MLPEncoder(nn.Module):
     """Fully connected network from an image to the mean and scale parameter of q(z | x).
 
@@ -25,6 +37,9 @@ class MLPEncoder(nn.Module):
         Widths of the hidden layers. With no hidden layer the encoder is linear.
     activation
         Non-linearity after every hidden layer.
+    corruption
+        Layer that changes the image before the encoder sees it, and only while training; the
+        decoder must explain the image as it was. None by default.
     image_shape
         Channels, height and width of an image.
     seed
@@ -37,18 +52,20 @@ class MLPEncoder(nn.Module):
         latent_dim: int,
         hidden: Sequence[int] = (512, 256),
         activation: Callable[[], nn.Module] = nn.ReLU,
+        corruption: nn.Module | None = None,
         image_shape: tuple[int, int, int] = IMAGE_SHAPE,
         seed: int = 0,
     ) -> None:
         super().__init__()
         check_sizes(latent_dim=latent_dim, hidden=hidden, image_shape=image_shape)
         self.latent_dim, self.image_shape = latent_dim, tuple(image_shape)
+        self.corruption = corruption or nn.Identity()
         self.layers = mlp([math.prod(image_shape), *hidden, 2 * latent_dim], activation)
         initialize(self, generator(seed, "encoder"))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map images ``[B, C, H, W]`` to the mean and the scale parameter, each ``[B, D]``."""
-        mu, scale = self.layers(x.flatten(1)).chunk(2, dim=-1)
+        mu, scale = self.layers(self.corruption(x).flatten(1)).chunk(2, dim=-1)
         return mu, scale
 
 

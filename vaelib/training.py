@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -205,7 +206,8 @@ def fit(
     try:
         for epoch in bar:
             started = time.perf_counter()
-            history.grad_norm.append(train_one_epoch((epoch - 1) * steps // epochs))
+            with _own_global_stream(seed, epoch):
+                history.grad_norm.append(train_one_epoch((epoch - 1) * steps // epochs))
             history.seconds += time.perf_counter() - started
             history.images_seen += len(images)
             last_good = _copy_of_weights(model)
@@ -273,6 +275,14 @@ def _guard(seen: Tensor, first: int, lr: Schedule, beta: Schedule, steps: int) -
         "(schedules.one_cycle), or max_grad_norm; if a scale is not parameterised by its "
         "logarithm, try scale='exp'. The model keeps the weights of the last whole epoch."
     )
+
+
+@contextmanager
+def _own_global_stream(seed: int, epoch: int) -> Iterator[None]:
+    """Give layers that draw from torch's global stream, such as dropout, one that is ours."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(generator(seed, f"layers, epoch {epoch}").initial_seed())
+        yield
 
 
 def _copy_of_weights(model: nn.Module) -> dict[str, Tensor]:

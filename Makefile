@@ -38,6 +38,7 @@ html: $(INSTALLED)  ## Render the committed outputs, without running anything: _
 
 test: $(INSTALLED)  ## Lint, unit tests, and every chapter against its committed outputs
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest --nbval
 
 check-book: $(INSTALLED)  ## Open every page of _build/html in headless Chromium and look for faults

@@ -86,7 +86,9 @@ def scoreboard(results: Path) -> str:
 
 
 def _device(run: Mapping[str, Any]) -> str:
-    return f"CPU with {run['threads']} threads" if run["device"] == "cpu" else run["device"]
+    if run["device"] != "cpu":
+        return run["device"]
+    return "CPU with one thread" if run["threads"] == 1 else f"CPU with {run['threads']} threads"
 
 
 def _row(entry: Mapping[str, Any]) -> list[str]:

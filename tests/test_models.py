@@ -214,7 +214,9 @@ def test_latent_vectors_of_a_wrong_size_are_refused(make_vae):
 
 
 def test_an_unknown_scale_is_named(make_vae):
-    with pytest.raises(ValueError, match="scale is 'tanh'; expected one of exp, softplus, linear"):
+    with pytest.raises(
+        ValueError, match="scale is 'tanh'; expected one of exp, capped, softplus, linear"
+    ):
         make_vae(scale="tanh")
 
 

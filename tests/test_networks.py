@@ -177,13 +177,31 @@ def test_encoder_and_decoder_of_one_seed_draw_different_weights():
     ],
 )
 def test_weights_are_glorot_uniform_and_biases_zero(layer, fan_in, fan_out):
-    initialize(layer, torch.Generator().manual_seed(0))
+    initialize(layer, "glorot", torch.Generator().manual_seed(0))
     bound, n = math.sqrt(6 / (fan_in + fan_out)), layer.weight.numel()
     assert layer.bias.eq(0).all()
     assert 0.99 * bound < layer.weight.abs().max() <= bound
     # The variance of a uniform is bound^2 / 3, that of its square 4 bound^4 / 45.
     tolerance = 4 * math.sqrt(4 / 45 / n) * bound**2
     assert layer.weight.square().mean().item() == pytest.approx(bound**2 / 3, abs=tolerance)
+
+
+def test_he_keeps_the_signal_alive_where_glorot_lets_it_fade():
+    # He et al. (2015): variance 2 / fan_in before a ReLU, 1 / fan_in in the last, linear layer.
+    network = MLPDecoder(latent_dim=300, hidden=(400, 500), image_shape=(1, 20, 30), init="he")
+    layers = [layer for layer in network.layers if isinstance(layer, nn.Linear)]
+    for layer, gain in zip(layers, (2, 2, 1), strict=True):
+        n = layer.weight.numel()
+        scaled = layer.weight * math.sqrt(layer.in_features / gain)
+        assert scaled.var().item() == pytest.approx(1, abs=5 * math.sqrt(2 / n))
+        assert layer.bias.eq(0).all()
+    z = torch.randn(200, 300, generator=torch.Generator().manual_seed(0))
+    assert network(z).var().item() == pytest.approx(1, rel=0.15)
+
+
+def test_an_unknown_initialisation_is_named():
+    with pytest.raises(ValueError, match="init is 'zeros'; expected 'glorot' or 'he'"):
+        MLPEncoder(latent_dim=2, init="zeros")
 
 
 def test_every_layer_of_a_network_is_initialised():

@@ -1,7 +1,11 @@
 """Static tests of the chapters: what nbval does not look at."""
 
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -139,3 +143,30 @@ def test_published_numbers_are_there(path):
     content = json.loads((CHECKOUT.results / f"{path.stem}.json").read_text(encoding="utf-8"))
     assert content["provenance"]["profile"] == "full"
     assert content["results"]
+
+
+@pytest.mark.parametrize(
+    ("formula", "passes"), [("0.5 * (mu.square()", True), ("1.0 * (mu.square()", False)]
+)
+def test_a_false_claim_fails_its_notebook(tmp_path, formula, passes):
+    # The part of chapter 1 up to the gap of the ELBO, run by nbval on a package whose KL is right,
+    # then on one whose KL is twice as large.
+    package = shutil.copytree(CHECKOUT.root / "vaelib", tmp_path / "vaelib")
+    objectives = package / "objectives.py"
+    text = objectives.read_text(encoding="utf-8")
+    assert "0.5 * (mu.square()" in text
+    objectives.write_text(text.replace("0.5 * (mu.square()", formula), encoding="utf-8")
+    chapter = nbformat.read(CHECKOUT.notebooks / "01_vae_theory.ipynb", as_version=4)
+    last = next(
+        i for i, cell in enumerate(chapter.cells) if "with the true posterior" in cell.source
+    )
+    chapter.cells = chapter.cells[: last + 1]
+    nbformat.write(chapter, tmp_path / "part.ipynb")
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-p", "no:cacheprovider",
+         "part.ipynb"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path), "VAELIB_PROFILE": "quick"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert (run.returncode == 0) == passes, run.stdout
+    assert ("the claim does not hold" in run.stdout) != passes

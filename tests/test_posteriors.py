@@ -118,8 +118,9 @@ def test_scales_give_the_log_variance_of_their_sigma(name, sigma, output):
     assert logvar.item() == pytest.approx(2 * math.log(sigma(output)), rel=1e-10)
 
 
-def test_there_are_three_scales():
-    assert set(SCALES) == {"exp", "softplus", "linear"}
+def test_the_capped_scale_is_exp_up_to_a_log_variance_of_two():
+    raw = torch.linspace(-50, 50, 101)
+    assert SCALES["capped"](raw).tolist() == [min(value, 2.0) for value in raw.tolist()]
 
 
 @pytest.mark.parametrize(("name", "output"), [("softplus", -60.0), ("linear", 1e-30)])

@@ -60,9 +60,9 @@ def updates():
     seen = []
 
     def look(optimizer, args, kwargs):
-        (group,) = optimizer.param_groups
-        grads = torch.cat([p.grad.flatten() for p in group["params"]])
-        seen.append(SimpleNamespace(lr=group["lr"], norm=grads.norm().item()))
+        (lr,) = {group["lr"] for group in optimizer.param_groups}
+        grads = [p.grad.flatten() for group in optimizer.param_groups for p in group["params"]]
+        seen.append(SimpleNamespace(lr=lr, norm=torch.cat(grads).norm().item()))
 
     handle = register_optimizer_step_pre_hook(look)
     yield seen

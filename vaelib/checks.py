@@ -43,6 +43,8 @@ def check(
     """
     if (near is None) != (within is None):
         raise ValueError("near and within go together: give both or neither.")
+    if any(b is not None and math.isnan(b) for b in (at_least, at_most, near, within)):
+        raise ValueError(f"a bound of {claim!r} is not a number.")
     if near is not None and within is not None:
         at_least, at_most = max(at_least, near - within), min(at_most, near + within)
     if at_least == -math.inf and at_most == math.inf:

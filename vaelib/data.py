@@ -84,7 +84,7 @@ class Dataset:
 
     @cached_property
     def validation(self) -> Split:
-        """Images held out of ``train``, always the same ones: choose recipes on them."""
+        """Images held out of ``train``, always the same ones; choose recipes on them."""
         return self._part(slice(self.n_validation))
 
     def _part(self, places: slice) -> Split:

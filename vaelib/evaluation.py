@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from vaelib.models import VAE, Autoencoder
-from vaelib.objectives import ELBO, elbo
+from vaelib.objectives import ELBO, Objective, objective_of
 from vaelib.seeding import generator
-
-Objective = Callable[..., ELBO]
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class Report:
 
     @property
     def negative_elbo(self) -> float:
-        """Mean of distortion + rate: the negative bound at beta = 1, whatever was trained."""
+        """Mean of distortion + rate, the negative bound at beta = 1, whatever was trained."""
         return self.distortion + self.rate
 
     def __str__(self) -> str:
@@ -52,7 +49,7 @@ def evaluate(
     model: VAE | Autoencoder,
     images: Tensor,
     *,
-    objective: Objective = elbo,
+    objective: Objective | None = None,
     batch_size: int = 1000,
     seed: int = 0,
 ) -> Report:
@@ -73,7 +70,7 @@ def elbo_per_image(
     model: VAE | Autoencoder,
     images: Tensor,
     *,
-    objective: Objective = elbo,
+    objective: Objective | None = None,
     batch_size: int = 1000,
     seed: int = 0,
 ) -> ELBO:
@@ -86,7 +83,7 @@ def elbo_per_image(
     images
         ``[N, C, H, W]`` or ``[N, C*H*W]``, floating point.
     objective
-        :func:`vaelib.objectives.elbo` for a VAE, ``reconstruction`` for an autoencoder.
+        The terms to compute; chosen by the model if not given.
     batch_size
         Images per pass. The noise is drawn for the whole data set at once, so the result does
         not depend on it.
@@ -110,13 +107,18 @@ def elbo_per_image(
     model.likelihood.check(images)
     # Drawn on the CPU, so that every device is measured at the same noise.
     noise = torch.randn(len(images), model.latent_dim, generator=generator(seed, "evaluation"))
+    objective = objective or objective_of(model)
     was_training = model.training
     model.eval()
-    parts = [
-        objective(model, x.to(model.device), noise=eps.to(model.device, x.dtype), validate=False)
-        for x, eps in zip(images.split(batch_size), noise.split(batch_size), strict=True)
-    ]
-    model.train(was_training)
+    try:
+        parts = [
+            objective(
+                model, x.to(model.device), noise=eps.to(model.device, x.dtype), validate=False
+            )
+            for x, eps in zip(images.split(batch_size), noise.split(batch_size), strict=True)
+        ]
+    finally:
+        model.train(was_training)
     return ELBO(*(torch.cat(part).cpu() for part in zip(*parts, strict=True)))
 
 

@@ -27,13 +27,18 @@ class _LatentVariableModel(nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating point type of the weights."""
+        return next(self.parameters()).dtype
+
     def as_images(self, x: Tensor) -> Tensor:
         """Return ``x`` as ``[B, C, H, W]``, after a check of its type and shape.
 
         Raises
         ------
         TypeError
-            If ``x`` is no tensor, or holds whole numbers.
+            If ``x`` is no tensor, holds whole numbers, or another type than the weights.
         ValueError
             If its shape is neither ``[B, C, H, W]`` nor ``[B, C*H*W]``.
         """
@@ -44,6 +49,8 @@ class _LatentVariableModel(nn.Module):
                 f"images are {x.dtype}; expected floating point. "
                 "vaelib.data.to_float turns uint8 images into float32 in [0, 1]."
             )
+        if x.dtype != self.dtype:
+            raise TypeError(f"images are {x.dtype}, the model is {self.dtype}; expected the same.")
         shape = self.image_shape
         n_pixels = shape[0] * shape[1] * shape[2]
         if x.shape[1:] != shape and x.shape[1:] != (n_pixels,):
@@ -90,8 +97,13 @@ class _LatentVariableModel(nn.Module):
         """
         if steps < 2:
             raise ValueError(f"steps is {steps}; expected at least 2, the two ends.")
-        weight = torch.linspace(0, 1, steps, device=self.device).unsqueeze(-1)
-        return self.decode(torch.lerp(self.embed(start), self.embed(end), weight)).mean
+        z = [self.embed(x) for x in (start, end)]
+        if len(z[0]) != 1 or len(z[1]) != 1:
+            raise ValueError(
+                f"got {len(z[0])} and {len(z[1])} images; expected one image at each end."
+            )
+        weight = torch.linspace(0, 1, steps, device=z[0].device, dtype=z[0].dtype).unsqueeze(-1)
+        return self.decode(torch.lerp(*z, weight)).mean
 
 
 class Autoencoder(_LatentVariableModel):
@@ -175,7 +187,9 @@ class VAE(_LatentVariableModel):
         """
         if n < 1:
             raise ValueError(f"n is {n}; expected at least 1.")
-        z = torch.randn(n, self.latent_dim, generator=generator, device=self.device)
+        z = torch.randn(
+            n, self.latent_dim, generator=generator, device=self.device, dtype=self.dtype
+        )
         return self.decode(z).mean
 
 

@@ -42,8 +42,8 @@ class MLPEncoder(nn.Module):
         decoder must explain the image as it was. None by default.
     image_shape
         Channels, height and width of an image.
-    seed
-        Fixes the initial weights.
+    init, seed
+        How the initial weights are drawn (:func:`initialize`), and the seed that fixes them.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class MLPEncoder(nn.Module):
         activation: Callable[[], nn.Module] = nn.ReLU,
         corruption: nn.Module | None = None,
         image_shape: tuple[int, int, int] = IMAGE_SHAPE,
+        init: str = "glorot",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -61,7 +62,7 @@ class MLPEncoder(nn.Module):
         self.latent_dim, self.image_shape = latent_dim, tuple(image_shape)
         self.corruption = corruption or nn.Identity()
         self.layers = mlp([math.prod(image_shape), *hidden, 2 * latent_dim], activation)
-        initialize(self, generator(seed, "encoder"))
+        initialize(self, init, generator(seed, "encoder"))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map images ``[B, C, H, W]`` to the mean and the scale parameter, each ``[B, D]``."""
@@ -74,7 +75,7 @@ class MLPDecoder(nn.Module):
 
     Parameters
     ----------
-    latent_dim, hidden, activation, image_shape, seed
+    latent_dim, hidden, activation, image_shape, init, seed
         As in :class:`MLPEncoder`; ``hidden`` is read from the latent side to the image side.
     """
 
@@ -85,13 +86,14 @@ class MLPDecoder(nn.Module):
         hidden: Sequence[int] = (256, 512),
         activation: Callable[[], nn.Module] = nn.ReLU,
         image_shape: tuple[int, int, int] = IMAGE_SHAPE,
+        init: str = "glorot",
         seed: int = 0,
     ) -> None:
         super().__init__()
         check_sizes(latent_dim=latent_dim, hidden=hidden, image_shape=image_shape)
         self.latent_dim, self.image_shape = latent_dim, tuple(image_shape)
         self.layers = mlp([latent_dim, *hidden, math.prod(image_shape)], activation)
-        initialize(self, generator(seed, "decoder"))
+        initialize(self, init, generator(seed, "decoder"))
 
     def forward(self, z: Tensor) -> Tensor:
         """Map latent vectors ``[..., D]`` to logits or means ``[..., C, H, W]``."""
@@ -107,7 +109,7 @@ class ConvEncoder(nn.Module):
 
     Parameters
     ----------
-    latent_dim, activation, seed
+    latent_dim, activation, init, seed
         As in :class:`MLPEncoder`.
     channels
         Output channels of the two convolutions.
@@ -119,21 +121,23 @@ class ConvEncoder(nn.Module):
         latent_dim: int,
         channels: tuple[int, int] = (32, 64),
         activation: Callable[[], nn.Module] = nn.ReLU,
+        init: str = "glorot",
         seed: int = 0,
     ) -> None:
         super().__init__()
         check_sizes(latent_dim=latent_dim, hidden=channels, image_shape=IMAGE_SHAPE)
         self.latent_dim, self.image_shape = latent_dim, IMAGE_SHAPE
-        first, second = channels
-        self.layers = nn.Sequential(
-            nn.Conv2d(1, first, 3, stride=2),
-            activation(),
-            nn.Conv2d(first, second, 3, stride=2),
-            activation(),
-            nn.Flatten(),
-            nn.Linear(second * 6 * 6, 2 * latent_dim),
-        )
-        initialize(self, generator(seed, "encoder"))
+        first, second = check_channels(channels, 2)
+        with torch.random.fork_rng(devices=[]):
+            self.layers = nn.Sequential(
+                nn.Conv2d(1, first, 3, stride=2),
+                activation(),
+                nn.Conv2d(first, second, 3, stride=2),
+                activation(),
+                nn.Flatten(),
+                nn.Linear(second * 6 * 6, 2 * latent_dim),
+            )
+        initialize(self, init, generator(seed, "encoder"))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map images ``[B, 1, 28, 28]`` to the mean and the scale parameter, each ``[B, D]``."""
@@ -148,7 +152,7 @@ class ConvDecoder(nn.Module):
 
     Parameters
     ----------
-    latent_dim, activation, seed
+    latent_dim, activation, init, seed
         As in :class:`MLPEncoder`.
     channels
         Output channels of the linear layer and of the first two transposed convolutions.
@@ -160,50 +164,84 @@ class ConvDecoder(nn.Module):
         latent_dim: int,
         channels: tuple[int, int, int] = (32, 64, 32),
         activation: Callable[[], nn.Module] = nn.ReLU,
+        init: str = "glorot",
         seed: int = 0,
     ) -> None:
         super().__init__()
         check_sizes(latent_dim=latent_dim, hidden=channels, image_shape=IMAGE_SHAPE)
         self.latent_dim, self.image_shape = latent_dim, IMAGE_SHAPE
-        first, second, third = channels
-        self.layers = nn.Sequential(
-            nn.Linear(latent_dim, first * 7 * 7),
-            activation(),
-            nn.Unflatten(1, (first, 7, 7)),
-            nn.ConvTranspose2d(first, second, 3, stride=2, padding=1, output_padding=1),
-            activation(),
-            nn.ConvTranspose2d(second, third, 3, stride=2, padding=1, output_padding=1),
-            activation(),
-            nn.ConvTranspose2d(third, 1, 3, padding=1),
-        )
-        initialize(self, generator(seed, "decoder"))
+        first, second, third = check_channels(channels, 3)
+        with torch.random.fork_rng(devices=[]):
+            self.layers = nn.Sequential(
+                nn.Linear(latent_dim, first * 7 * 7),
+                activation(),
+                nn.Unflatten(1, (first, 7, 7)),
+                nn.ConvTranspose2d(first, second, 3, stride=2, padding=1, output_padding=1),
+                activation(),
+                nn.ConvTranspose2d(second, third, 3, stride=2, padding=1, output_padding=1),
+                activation(),
+                nn.ConvTranspose2d(third, 1, 3, padding=1),
+            )
+        initialize(self, init, generator(seed, "decoder"))
 
     def forward(self, z: Tensor) -> Tensor:
         """Map latent vectors ``[..., D]`` to logits or means ``[..., 1, 28, 28]``."""
-        flat = self.layers(z.flatten(0, -2) if z.dim() > 2 else z)
-        return flat.unflatten(0, z.shape[:-1])
+        flat = self.layers(z.reshape(-1, self.latent_dim))
+        return flat.reshape(*z.shape[:-1], *self.image_shape)
 
 
 def mlp(widths: Sequence[int], activation: Callable[[], nn.Module]) -> nn.Sequential:
     """Chain linear layers of the given widths, with an activation between each two."""
     layers: list[nn.Module] = []
-    for fan_in, fan_out in pairwise(widths):
-        layers += [nn.Linear(fan_in, fan_out), activation()]
+    # torch draws first weights from its global stream; initialize() replaces them by ours.
+    with torch.random.fork_rng(devices=[]):
+        for fan_in, fan_out in pairwise(widths):
+            layers += [nn.Linear(fan_in, fan_out), activation()]
     return nn.Sequential(*layers[:-1])
 
 
-@torch.no_grad()
-def initialize(module: nn.Module, rng: torch.Generator) -> None:
-    """Draw every weight Glorot-uniform and set every bias to zero (Glorot & Bengio 2010)."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+def initialize(module: nn.Module, scheme: str, rng: torch.Generator) -> None:
+    """Draw the weights of every layer by a scheme, and set the biases to zero.
+
+    Parameters
+    ----------
+    module
+        The network; its last layer is taken as the one without an activation.
+    scheme
+        ``"glorot"``: uniform, keeps the variance of a linear network (Glorot & Bengio 2010).
+        ``"he"``: normal, makes up for what a ReLU-like activation takes away (He et al. 2015);
+        without it the signal fades in deep networks.
+    rng
+        Where the weights are drawn from.
+
+    Raises
+    ------
+    ValueError
+        If the scheme has another name.
+    """
+    if scheme not in ("glorot", "he"):
+        raise ValueError(f"init is {scheme!r}; expected 'glorot' or 'he'.")
+    kinds = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
+    layers = [layer for layer in module.modules() if isinstance(layer, kinds)]
+    for layer in layers:
+        if scheme == "glorot":
             nn.init.xavier_uniform_(layer.weight, generator=rng)
-            nn.init.zeros_(layer.bias)
+        else:
+            follows = "linear" if layer is layers[-1] else "relu"
+            nn.init.kaiming_normal_(layer.weight, nonlinearity=follows, generator=rng)
+        nn.init.zeros_(layer.bias)
 
 
 def count_parameters(module: nn.Module) -> int:
     """Count the trainable parameters of a module."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def check_channels(channels: Sequence[int], n: int) -> Sequence[int]:
+    """Return the channels; raise a ValueError if they are not n numbers."""
+    if len(channels) != n:
+        raise ValueError(f"channels: got {channels!r}; expected {n} numbers.")
+    return channels
 
 
 def check_sizes(*, latent_dim: int, hidden: Sequence[int], image_shape: Sequence[int]) -> None:

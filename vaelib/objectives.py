@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -76,6 +77,11 @@ def elbo(model: VAE, x: Tensor, *, noise: Tensor | None = None, validate: bool =
     if validate:
         model.likelihood.check(x)
     q = model.encode(x)
+    if noise is not None and (noise.dim() > 3 or noise.shape[-2:] != q.mu.shape):
+        b, d = q.mu.shape
+        raise ValueError(
+            f"noise has shape {list(noise.shape)}; expected [{b}, {d}] or [K, {b}, {d}]."
+        )
     z = q.rsample() if noise is None else q.reparameterize(noise)
     distortion = -model.decode(z).log_prob(x)
     rate = kl_to_standard_normal(q.mu, q.logvar).sum(-1)
@@ -94,3 +100,12 @@ def reconstruction(
         model.likelihood.check(x)
     distortion = -model.decode(model.encode(x)).log_prob(x)
     return ELBO(distortion, torch.zeros_like(distortion))
+
+
+Objective = Callable[..., ELBO]
+"""A function with the arguments of :func:`elbo`."""
+
+
+def objective_of(model: VAE | Autoencoder) -> Objective:
+    """Return what a model is trained and measured by: :func:`elbo`, or :func:`reconstruction`."""
+    return elbo if isinstance(model, VAE) else reconstruction

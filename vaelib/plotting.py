@@ -73,7 +73,7 @@ def show_images(
     canvas = torch.zeros(rows * columns, height, width)
     canvas[:n] = images[:, 0].detach().cpu()
     tiled = canvas.view(rows, columns, height, width).transpose(1, 2)
-    ax.imshow(tiled.reshape(rows * height, columns * width), cmap="gray", vmin=0, vmax=1)
+    ax.imshow(tiled.reshape(rows * height, columns * width).numpy(), cmap="gray", vmin=0, vmax=1)
     ax.set_xticks([])
     ax.set_yticks([(row + 0.5) * height for row in range(len(row_labels))], row_labels)
     ax.tick_params(length=0)
@@ -82,7 +82,12 @@ def show_images(
 
 
 def latent_classes(
-    z: Tensor, labels: Tensor, *, names: Sequence[str] | None = None, ax: Axes | None = None
+    z: Tensor,
+    labels: Tensor,
+    *,
+    names: Sequence[str] | None = None,
+    label_size: float = 9,
+    ax: Axes | None = None,
 ) -> Axes:
     """Scatter 2-D codes coloured by class, each class named at its median.
 
@@ -94,6 +99,8 @@ def latent_classes(
         Classes, ``[N]``.
     names
         One name for each class; the numbers if not given.
+    label_size
+        Size of these names, in points.
     ax
         Where to draw.
     """
@@ -104,7 +111,7 @@ def latent_classes(
         x, y = np.median(z[labels == k], axis=0)
         box = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": CLASS_COLOURS[k], "alpha": 0.9}
         name = names[k] if names else str(k)
-        ax.text(x, y, name, ha="center", va="center", fontsize=9, color=INK, bbox=box)
+        ax.text(x, y, name, ha="center", va="center", fontsize=label_size, color=INK, bbox=box)
     return ax
 
 
@@ -201,7 +208,8 @@ def curves(history: History, *, axes: Sequence[Axes] | None = None) -> Sequence[
         "rate": "rate",
         "negative_elbo": "−ELBO = distortion + rate",
     }
-    after_the_start = slice(1, None)  # the untrained model would set the scale of the axis
+    # The first twentieth of the training would set the scale of the axes.
+    after_the_start = slice(1 + len(history.epochs) // 20, None)
     for ax, (quantity, title) in zip(axes, titles.items(), strict=True):
         for split, style in (("train", "--"), ("test", "-")):
             values = history.curve(split, quantity)[after_the_start]
@@ -209,5 +217,6 @@ def curves(history: History, *, axes: Sequence[Axes] | None = None) -> Sequence[
                 ax.plot(history.epochs[after_the_start], values, style, label=split)
         ax.set(title=title, xlabel="epoch")
     axes[0].set_ylabel("nats per image")
-    axes[0].legend()
+    if axes[0].lines:
+        axes[0].legend()
     return axes

@@ -32,6 +32,10 @@ class DiagonalNormal(Distribution):
     has_rsample = True
 
     def __init__(self, mu: Tensor, logvar: Tensor, *, validate_args: bool | None = None) -> None:
+        if mu.shape != logvar.shape:
+            raise ValueError(
+                f"mu has shape {list(mu.shape)}, logvar {list(logvar.shape)}; expected one shape."
+            )
         self.mu, self.logvar = mu, logvar
         super().__init__(mu.shape[:-1], mu.shape[-1:], validate_args=validate_args)
 
@@ -81,13 +85,16 @@ class DiagonalNormal(Distribution):
 
 SCALES: dict[str, Callable[[Tensor], Tensor]] = {
     "exp": lambda logvar: logvar,
+    "capped": lambda logvar: logvar.clamp(max=2.0),
     "softplus": lambda rho: F.softplus(rho).square().log(),
     "linear": lambda sigma: sigma.square().log(),
 }
 """What the encoder's second output means, each as a map from that output to the log-variance.
 
 ``exp`` is the standard choice: the output *is* the log-variance, any real number, and
-sigma = exp(logvar / 2). With ``softplus`` and ``linear`` the output is turned into sigma itself
+sigma = exp(logvar / 2). ``capped`` is the same up to a log-variance of 2: a posterior much wider
+than the prior is of no use, and a deep encoder that overshoots for one odd image could overflow
+the exponential. With ``softplus`` and ``linear`` the output is turned into sigma itself
 (log(1 + e^rho), or the bare number); their log-variance is log sigma^2, which is minus infinity
 where sigma^2 underflows. They are kept for the trial of chapter 1 and written as the code on
 trial wrote them.

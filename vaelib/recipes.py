@@ -20,12 +20,18 @@ def two_dimensional_vae(profile: str = "full", *, seed: int = 0) -> VAE:
             hidden=(256, 256, 256),
             activation=nn.SiLU,
             corruption=RandomBinarization() if profile == "full" else None,
+            init="he",
             seed=seed,
         ),
         decoder=MLPDecoder(
-            latent_dim=2, hidden=(128, 128, 128, 256), activation=nn.SiLU, seed=seed
+            latent_dim=2,
+            hidden=(128, 128, 128, 256),
+            activation=nn.SiLU,
+            init="he",
+            seed=seed,
         ),
         likelihood=Bernoulli(grey=True),
+        scale="capped",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -77,6 +78,10 @@ class Results:
         values = [float(v) for v in values] if isinstance(values, Sequence) else [float(values)]
         if not values:
             raise ValueError(f"{name}: there is no value to report.")
+        if not all(map(math.isfinite, values)):
+            raise ValueError(f"{name}: {values} holds a value that is not finite.")
+        if (reference is None) != (source is None):
+            raise ValueError(f"{name}: reference and source go together: give both or neither.")
         entry = {
             "name": name,
             "value": statistics.fmean(values),
@@ -117,18 +122,20 @@ def provenance(profile: str, device: str | torch.device, seconds: float) -> dict
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON to a file that appears whole or not at all."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(
         "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8"
     ) as file:
-        try:
-            json.dump(content, file, indent=1, ensure_ascii=False)
-            file.write("\n")
-        except BaseException:
-            Path(file.name).unlink()
-            raise
-    Path(file.name).chmod(0o644)
-    Path(file.name).replace(path)
+        pass
+    part = Path(file.name)
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.chmod(0o644)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _git_commit() -> str | None:

@@ -7,15 +7,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
-from vaelib.evaluation import Objective, Report, check_batch_size, evaluate
+from vaelib.evaluation import Report, check_batch_size, evaluate
 from vaelib.models import VAE, Autoencoder
-from vaelib.objectives import elbo
+from vaelib.objectives import Objective, objective_of
 from vaelib.schedules import Schedule, constant
 from vaelib.seeding import generator
 
@@ -79,7 +80,7 @@ def fit(
     images: Tensor,
     *,
     test: Tensor | None = None,
-    objective: Objective = elbo,
+    objective: Objective | None = None,
     epochs: int = 10,
     batch_size: int = 128,
     lr: float | Schedule = 1e-3,
@@ -109,13 +110,14 @@ def fit(
     test
         Images of the test curves; they have no influence on the training.
     objective
-        :func:`vaelib.objectives.elbo` for a VAE, ``reconstruction`` for an autoencoder.
+        The terms to train on; chosen by the model if not given (:mod:`vaelib.objectives`).
     epochs, batch_size
         Passes over the images, and images per step. A short last batch is used like any other.
     lr, beta
         Learning rate and weight of the rate: numbers, or schedules (:mod:`vaelib.schedules`).
     weight_decay
-        Decoupled weight decay (AdamW, Loshchilov & Hutter 2019).
+        Decoupled weight decay (AdamW, Loshchilov & Hutter 2019) of matrices and kernels; biases
+        and scales are left alone.
     max_grad_norm
         Gradients of a larger norm are scaled down to it.
     augment
@@ -148,31 +150,39 @@ def fit(
         If an argument is out of its range or the images do not suit the model.
     """
     _check_arguments(epochs, batch_size, evaluate_every, snapshot_every, precision)
+    if not max_grad_norm > 0:
+        raise ValueError(f"max_grad_norm is {max_grad_norm!r}; expected a number larger than 0.")
     device = pick_device(device)
     model.to(device)
     images = _resident(model, images, device)
     test = None if test is None else _resident(model, test, device)
     lr, beta = (s if callable(s) else constant(s) for s in (lr, beta))
-    weights = [p for p in model.parameters() if p.requires_grad]
+    objective = objective or objective_of(model)
+    parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
-        weights, lr=lr(0.0), weight_decay=weight_decay, fused=device.type != "mps"
+        _decay_groups(parameters, weight_decay),
+        lr=lr(0.0),
+        weight_decay=weight_decay,
+        fused=device.type != "mps",
     )
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
-    batch_rng, noise_rng = (generator(seed, name, device) for name in ("batches", "noise"))
+    streams = ("batches", "noise", "augmentation")
+    batch_rng, noise_rng, augment_rng = (generator(seed, name, device) for name in streams)
     steps = epochs * math.ceil(len(images) / batch_size)
 
     def step(number: int, x: Tensor) -> Tensor:
         progress = number / steps
-        optimizer.param_groups[0]["lr"] = lr(progress)
+        for group in optimizer.param_groups:
+            group["lr"] = lr(progress)
         if augment is not None:
-            x = augment(x, noise_rng)
+            x = augment(x, augment_rng)
         noise = torch.randn(len(x), model.latent_dim, generator=noise_rng, device=device)
         with autocast:
             terms = objective(model, x, noise=noise, validate=False)
         loss = (terms.distortion + beta(progress) * terms.rate).mean()
         optimizer.zero_grad()
         loss.backward()
-        grad_norm = clip_grad_norm_(weights, max_grad_norm)
+        grad_norm = clip_grad_norm_(parameters, max_grad_norm)
         optimizer.step()
         return torch.stack((loss.detach(), grad_norm))
 
@@ -195,10 +205,14 @@ def fit(
     subset = images[: len(test) if test is not None else 10_000]
 
     def measure(epoch: int) -> None:
+        # Both are measured before any is noted, so that Ctrl-C cannot come between.
+        parts = [subset] if test is None else [subset, test]
+        reports = [evaluate(model, part, objective=objective) for part in parts]
+        if epoch and not all(math.isfinite(report.negative_elbo) for report in reports):
+            raise DivergenceError(f"after epoch {epoch} the bound is {reports[-1].negative_elbo}.")
         history.epochs.append(epoch)
-        history.train.append(evaluate(model, subset, objective=objective))
-        if test is not None:
-            history.test.append(evaluate(model, test, objective=objective))
+        for log, report in zip((history.train, history.test), reports, strict=False):
+            log.append(report)
 
     measure(0)
     last_good = _copy_of_weights(model)
@@ -210,10 +224,10 @@ def fit(
                 history.grad_norm.append(train_one_epoch((epoch - 1) * steps // epochs))
             history.seconds += time.perf_counter() - started
             history.images_seen += len(images)
-            last_good = _copy_of_weights(model)
             if epoch % evaluate_every == 0 or epoch == epochs:
                 measure(epoch)
                 bar.set_postfix_str(str((history.test or history.train)[-1]))
+            last_good = _copy_of_weights(model)
             if snapshot_every and epoch % snapshot_every == 0:
                 history.snapshots[epoch] = last_good
     except KeyboardInterrupt:
@@ -275,6 +289,13 @@ def _guard(seen: Tensor, first: int, lr: Schedule, beta: Schedule, steps: int) -
         "(schedules.one_cycle), or max_grad_norm; if a scale is not parameterised by its "
         "logarithm, try scale='exp'. The model keeps the weights of the last whole epoch."
     )
+
+
+def _decay_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    return [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from vaelib import VAE, Autoencoder, Bernoulli, MLPDecoder, MLPEncoder
-from vaelib.evaluation import Report, elbo_per_image, evaluate
+from vaelib.evaluation import Report, elbo_per_image, evaluate, fixed_subset
 from vaelib.objectives import elbo, reconstruction
 from vaelib.seeding import generator
 
@@ -214,3 +214,17 @@ def test_the_gpu_measures_the_same_at_the_same_noise(vae, images):
     assert on_gpu.distortion.device.type == "cpu"
     torch.testing.assert_close(on_gpu.distortion, on_cpu.distortion, rtol=0, atol=1e-3)
     torch.testing.assert_close(on_gpu.rate, on_cpu.rate, rtol=0, atol=1e-3)
+
+
+def test_the_fixed_subset_is_distinct_images_and_always_the_same():
+    images = torch.arange(100.0).view(100, 1)
+    subset = fixed_subset(images, 30)
+    assert len(set(subset.flatten().tolist())) == 30
+    assert torch.equal(subset, fixed_subset(images, 30))
+    assert fixed_subset(images, 100) is images
+
+
+def test_the_fixed_subset_does_not_follow_a_pattern_in_the_order():
+    # Every second image of MNIST has less ink: a stride of an even number would see only those.
+    images = torch.arange(12_000.0).remainder(2).view(-1, 1)
+    assert fixed_subset(images, 2000).mean().item() == pytest.approx(0.5, abs=4 * 0.5 / 2000**0.5)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from vaelib import VAE, Autoencoder, Bernoulli, Gaussian, MLPDecoder, MLPEncoder, training
-from vaelib.evaluation import evaluate
+from vaelib.evaluation import evaluate, fixed_subset
 from vaelib.networks import RandomBinarization
 from vaelib.objectives import elbo, reconstruction
 from vaelib.schedules import constant, cosine, linear, one_cycle
@@ -376,12 +376,12 @@ def test_the_model_trains_in_training_mode_and_is_left_in_evaluation_mode(make_v
 def test_the_history_holds_what_evaluate_says(make_vae, images):
     train, test = images[:30], images[30:]
     vae = make_vae()
-    before = evaluate(vae, train[:20]), evaluate(vae, test)
+    measured = fixed_subset(train, 20)  # as many training images as test images
+    before = evaluate(vae, measured), evaluate(vae, test)
     past = fit(vae, train, test=test, epochs=3, batch_size=8, **QUIET)
     assert past.epochs == [0, 1, 2, 3]
     assert (past.train[0], past.test[0]) == before
-    # As many training images as test images.
-    assert (past.train[-1], past.test[-1]) == (evaluate(vae, train[:20]), evaluate(vae, test))
+    assert (past.train[-1], past.test[-1]) == (evaluate(vae, measured), evaluate(vae, test))
     assert len(past.train) == len(past.test) == 4
     assert past.images_seen == 90
     assert not past.interrupted

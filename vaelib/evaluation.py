@@ -122,6 +122,16 @@ def elbo_per_image(
     return ELBO(*(torch.cat(part).cpu() for part in zip(*parts, strict=True)))
 
 
+def fixed_subset(images: Tensor, n: int) -> Tensor:
+    """Return n of the images, or all if there are fewer: at random, and always the same ones."""
+    if len(images) <= n:
+        return images
+    # At random because the order of a data set means something. MNIST's training images, for
+    # one, alternate between two groups of writers, and every second image has less ink.
+    chosen = torch.randperm(len(images), generator=generator(0, "subset"))[:n]
+    return images[chosen.to(images.device)]
+
+
 def check_batch_size(batch_size: int) -> None:
     """Raise a ValueError if the batch size is not a whole number of at least 1."""
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:

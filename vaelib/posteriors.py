@@ -94,8 +94,9 @@ SCALES: dict[str, Callable[[Tensor], Tensor]] = {
 ``exp`` is the standard choice: the output *is* the log-variance, any real number, and
 sigma = exp(logvar / 2). ``capped`` is the same up to a log-variance of 2: a posterior much wider
 than the prior is of no use, and a deep encoder that overshoots for one odd image could overflow
-the exponential. With ``softplus`` and ``linear`` the output is turned into sigma itself
-(log(1 + e^rho), or the bare number); their log-variance is log sigma^2, which is minus infinity
-where sigma^2 underflows. They are kept for the trial of chapter 1 and written as the code on
-trial wrote them.
+the exponential. Above the cap the gradient of the scale is zero; what brings such an image back
+is the training on the others. With ``softplus`` and ``linear`` the output is turned into sigma
+itself (log(1 + e^rho), or the bare number); their log-variance is log sigma^2, which is minus
+infinity where sigma^2 underflows. They are kept for the trial of chapter 1 and written as the
+code on trial wrote them.
 """

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
-from vaelib.evaluation import Report, check_batch_size, evaluate
+from vaelib.evaluation import Report, check_batch_size, evaluate, fixed_subset
 from vaelib.models import VAE, Autoencoder
 from vaelib.objectives import Objective, objective_of
 from vaelib.schedules import Schedule, constant
@@ -38,9 +38,10 @@ class History:
     epochs
         The epochs after which the model was measured; 0 is before the first step.
     train, test
-        One :class:`vaelib.evaluation.Report` for each of these epochs, on a fixed part of the
-        training images and on the test images. Both are measured with the weights of that
-        moment, at beta = 1, whatever was trained; ``test`` is empty if no test images were given.
+        One :class:`vaelib.evaluation.Report` for each of these epochs, on as many training images
+        as there are test images, drawn once, and on the test images. Both are measured with
+        the weights of that moment, at beta = 1, whatever was trained; ``test`` is empty if no
+        test images were given.
     grad_norm
         Largest norm of the gradient in each epoch, before clipping.
     seconds
@@ -202,7 +203,7 @@ def fit(
 
     history = History()
     # As many training images as test images, so that the two curves have the same noise.
-    subset = images[: len(test) if test is not None else 10_000]
+    subset = fixed_subset(images, len(test) if test is not None else 10_000)
 
     def measure(epoch: int) -> None:
         # Both are measured before any is noted, so that Ctrl-C cannot come between.

@@ -1,12 +1,22 @@
 import math
 import statistics
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
+from torch.distributions import Normal, kl_divergence
 
 from vaelib import VAE, Autoencoder, Bernoulli, MLPDecoder, MLPEncoder
-from vaelib.evaluation import Report, elbo_per_image, evaluate, fixed_subset
+from vaelib.evaluation import (
+    Report,
+    active_units,
+    elbo_per_image,
+    evaluate,
+    fixed_subset,
+    rate_per_unit,
+    reconstruction_rmse,
+)
 from vaelib.objectives import elbo, reconstruction
 from vaelib.seeding import generator
 
@@ -228,3 +238,108 @@ def test_the_fixed_subset_does_not_follow_a_pattern_in_the_order():
     # Every second image of MNIST has less ink: a stride of an even number would see only those.
     images = torch.arange(12_000.0).remainder(2).view(-1, 1)
     assert fixed_subset(images, 2000).mean().item() == pytest.approx(0.5, abs=4 * 0.5 / 2000**0.5)
+
+
+@pytest.mark.parametrize("sampled", [True, False])
+def test_the_error_of_every_reconstruction_equals_an_explicit_loop(vae, images, sampled):
+    errors = reconstruction_rmse(vae, images, sampled=sampled, seed=3)
+    assert errors.shape == (50,)
+    for i, eps in enumerate(noise(50, seed=3)):
+        mu, logvar = (out.detach()[0] for out in vae.encoder(images[i : i + 1]))
+        z = mu + (logvar / 2).exp() * eps if sampled else mu
+        mean = vae.decoder(z[None]).sigmoid().flatten().tolist()
+        squares = [(a - b) ** 2 for a, b in zip(images[i].flatten().tolist(), mean, strict=True)]
+        assert errors[i].item() == pytest.approx(math.sqrt(math.fsum(squares) / 16), rel=1e-5)
+
+
+@pytest.mark.parametrize("sampled", [True, False])
+def test_the_error_of_an_autoencoder_is_that_of_its_code(autoencoder, images, sampled):
+    errors = reconstruction_rmse(autoencoder, images, sampled=sampled)
+    mean = autoencoder.decoder(autoencoder.encoder(images)[0]).sigmoid().detach()
+    truth = (images - mean).square().mean((1, 2, 3)).sqrt()
+    torch.testing.assert_close(errors, truth)
+
+
+def test_the_error_of_more_images_than_one_pass_takes_is_that_of_each(vae):
+    x = torch.rand(2300, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    mu, logvar = vae.encoder(x)
+    mean = vae.decoder(mu + (logvar / 2).exp() * noise(2300)).sigmoid().detach()
+    truth = (x - mean).square().mean((1, 2, 3)).sqrt()
+    torch.testing.assert_close(reconstruction_rmse(vae, x), truth)
+
+
+def test_the_error_depends_on_the_seed_and_on_no_global_stream(vae, images, rng_untouched):
+    with rng_untouched():
+        first = reconstruction_rmse(vae, images, seed=3)
+    torch.manual_seed(99)
+    assert torch.equal(reconstruction_rmse(vae, images, seed=3), first)
+    assert not torch.equal(reconstruction_rmse(vae, images, seed=4), first)
+    assert torch.equal(reconstruction_rmse(vae, images.flatten(1), seed=3), first)
+    assert not first.requires_grad
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        reconstruction_rmse,
+        partial(reconstruction_rmse, sampled=False),
+        rate_per_unit,
+        partial(active_units, threshold=0.1),
+    ],
+    ids=["rmse", "rmse-of-the-mean", "rate", "active"],
+)
+def test_no_measure_depends_on_the_training_mode(measure, images):
+    sizes = {"latent_dim": 2, "hidden": (16,), "image_shape": (1, 4, 4)}
+    vae = VAE(
+        encoder=MLPEncoder(activation=nn.Dropout, **sizes),
+        decoder=MLPDecoder(activation=nn.Dropout, **sizes),
+        likelihood=Bernoulli(),
+    )
+    torch.manual_seed(0)
+    expected = measure(vae.eval(), images)
+    for training in (True, False):
+        vae.train(training)
+        torch.testing.assert_close(measure(vae, images), expected)
+        assert all(module.training is training for module in vae.modules())
+
+
+def test_the_rates_of_the_units_equal_those_of_torch_and_sum_to_the_rate(make_vae):
+    vae = make_vae(latent_dim=3, seed=2)
+    # 1000 images and then 300 others: a mean of batch means would weigh them alike.
+    x = torch.rand(1300, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    x[1000:] = 1
+    rates = rate_per_unit(vae, x)
+    mu, logvar = vae.encoder(x)
+    truth = kl_divergence(Normal(mu, (logvar / 2).exp()), Normal(0.0, 1.0)).mean(0)
+    assert rates.shape == (3,)
+    torch.testing.assert_close(rates, truth.detach())
+    report = evaluate(make_vae(latent_dim=3, likelihood=Bernoulli(grey=True), seed=2), x)
+    assert rates.sum().item() == pytest.approx(report.rate, rel=1e-5)
+    assert not rates.requires_grad
+
+
+@pytest.fixture
+def hand_built(make_vae) -> VAE:
+    """Means: 0.202 and 0.198 times the first pixel, then a constant; the noise is large."""
+    vae = make_vae(latent_dim=3, hidden=())
+    (layer,) = vae.encoder.layers
+    with torch.no_grad():
+        layer.weight.zero_()
+        layer.weight[:2, 0] = torch.tensor([0.202, 0.198])
+        layer.bias.copy_(torch.tensor([0.0, -1.0, 5.0, 3.0, 3.0, 3.0]))
+    return vae
+
+
+def test_a_unit_is_active_if_its_mean_varies_over_the_images(hand_built):
+    # The first pixel has a variance of 1/4, and each mean (0.202 / 2)^2 and (0.198 / 2)^2 of it:
+    # just above and just below 0.01. All of it is between the passes of 1000 images.
+    x = torch.zeros(2000, 1, 4, 4)
+    x[1000:] = 1
+    assert active_units(hand_built, x).tolist() == [True, False, False]
+    assert active_units(hand_built, x.flatten(1)).tolist() == [True, False, False]
+    assert active_units(hand_built, x, threshold=0.009).tolist() == [True, True, False]
+    assert active_units(hand_built, x, threshold=0.011).tolist() == [False, False, False]
+
+
+def test_on_equal_images_no_unit_is_active(hand_built):
+    assert not active_units(hand_built, torch.ones(20, 1, 4, 4)).any()

@@ -3,13 +3,23 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import optimize, special, stats
+from scipy import integrate, optimize, special, stats
 from torch.distributions import Bernoulli as TorchBernoulli
+from torch.distributions import ContinuousBernoulli as TorchContinuousBernoulli
 from torch.distributions import Normal
 
-from vaelib.likelihoods import Bernoulli, Gaussian, value_range
+from vaelib.likelihoods import (
+    Bernoulli,
+    ContinuousBernoulli,
+    ExponentialOnUnitInterval,
+    Gaussian,
+    value_range,
+)
 
 LOGITS = (-1e4, -30.0, -17.0, -1.0, 0.0, 0.5, 17.0, 30.0, 1e4)
+# On both sides of 0.01, where a series takes over; and far beyond the 16 at which torch goes wrong.
+DENSITY_LOGITS = (-60.0, -17.0, -1.0, -0.0101, -0.0099, -1e-9, 0.0, 1e-30)
+DENSITY_LOGITS += (1e-5, 0.00999, 0.01, 0.02, 0.5, 10.0, 30.0, 60.0)
 
 
 def one_pixel(value: float, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -87,7 +97,9 @@ def test_values_outside_the_unit_interval_are_named(grey, low, high):
         Bernoulli(grey=grey).check(torch.tensor([low, 0.5, high]))
 
 
-@pytest.mark.parametrize("likelihood", [Bernoulli(), Bernoulli(grey=True), Gaussian()])
+@pytest.mark.parametrize(
+    "likelihood", [Bernoulli(), Bernoulli(grey=True), ContinuousBernoulli(), Gaussian()]
+)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_values_that_are_not_finite_are_counted(likelihood, bad):
     with pytest.raises(ValueError, match="2 values that are NaN or infinite"):
@@ -157,3 +169,131 @@ def test_a_bad_scale_is_named(scale):
 
 def test_gaussian_accepts_any_finite_value():
     assert Gaussian().check(torch.tensor([-3.0, 200.0])) is None
+
+
+@pytest.mark.parametrize("link", ["log", "", None])
+def test_a_bad_link_is_named(link):
+    with pytest.raises(ValueError, match=rf"link is {link!r}; expected 'identity' or 'logit'"):
+        Gaussian(link=link)
+
+
+def test_the_mean_of_a_gaussian_on_logits_is_the_sigmoid():
+    logits = torch.tensor(LOGITS).view(-1, 1, 1, 1)
+    mean = Gaussian(link="logit", scale=0.2)(logits).mean
+    np.testing.assert_allclose(mean.flatten(), special.expit(LOGITS), rtol=1e-6, atol=1e-30)
+
+
+def test_a_gaussian_on_logits_equals_scipy_around_the_sigmoid():
+    rng = np.random.RandomState(0)
+    logits, x = 3 * rng.normal(size=(5, 1, 3, 4)), rng.uniform(size=(5, 1, 3, 4))
+    gaussian = Gaussian(link="logit", scale=0.2).double()
+    log_prob = gaussian(torch.from_numpy(logits)).log_prob(torch.from_numpy(x))
+    truth = stats.norm(special.expit(logits), 0.2).logpdf(x).sum((1, 2, 3))
+    np.testing.assert_allclose(log_prob.detach(), truth, rtol=1e-6)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("options", [{}, {"weight": 0.3}, {"weight": 1.0}], ids=str)
+def test_follow_keeps_a_running_mean_of_the_variance(options, learned):
+    gaussian = Gaussian(scale=0.5, learned=learned).double()
+    running, weight = 0.25, options.get("weight", 0.1)
+    for variance in (4.0, 0.01, 1e-6, 9.0):
+        gaussian.follow(torch.tensor(variance, dtype=torch.float64), **options)
+        running = (1 - weight) * running + weight * variance
+        assert gaussian.log_scale.exp().item() ** 2 == pytest.approx(running, rel=1e-6)
+    assert gaussian.log_scale.requires_grad is learned
+    assert gaussian.log_scale.grad is None
+
+
+def exponential_moment(logit: float, power: int) -> float:
+    """E[x^power] under the density that is proportional to e^(logit x) on [0, 1]."""
+
+    def integral(power: int) -> float:
+        at_most_one = lambda x: x**power * math.exp(logit * x - max(logit, 0.0))  # noqa: E731
+        return integrate.quad(at_most_one, 0, 1, epsabs=0, epsrel=1e-12)[0]
+
+    return integral(power) / integral(0)
+
+
+@pytest.mark.parametrize("logit", DENSITY_LOGITS)
+def test_the_exponential_density_integrates_to_one(logit):
+    density = ExponentialOnUnitInterval(torch.tensor(logit, dtype=torch.float64))
+    integral, _ = integrate.quad(
+        lambda x: density.log_prob(torch.tensor(x, dtype=torch.float64)).exp().item(), 0, 1
+    )
+    assert integral == pytest.approx(1, abs=1e-10)
+
+
+@pytest.mark.parametrize("logit", [-10.0, -3.0, -0.5, -0.02, -1e-3, 0.0, 1e-6, 0.009, 1.0, 10.0])
+@pytest.mark.parametrize("x", [0.0, 0.3, 1.0])
+def test_at_moderate_logits_the_continuous_bernoulli_equals_that_of_torch(logit, x):
+    log_prob = ContinuousBernoulli()(one_pixel(logit)).log_prob(one_pixel(x))
+    truth = TorchContinuousBernoulli(logits=one_pixel(logit)).log_prob(one_pixel(x))
+    assert log_prob.item() == pytest.approx(truth.item(), abs=1e-9)
+
+
+def test_continuous_bernoulli_sums_over_the_image_and_nothing_else():
+    logits, x = torch.randn(4, 3, 2, 5, 6), torch.rand(3, 2, 5, 6)
+    distribution = ContinuousBernoulli()(logits)
+    pixels = TorchContinuousBernoulli(logits=logits).log_prob(x)
+    assert (distribution.batch_shape, distribution.event_shape) == ((4, 3), (2, 5, 6))
+    torch.testing.assert_close(distribution.log_prob(x), pixels.sum((-3, -2, -1)))
+
+
+@pytest.mark.parametrize("logit", DENSITY_LOGITS)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-8), (torch.float32, 2e-5)], ids=str
+)
+def test_the_mean_of_a_continuous_bernoulli_equals_numerical_integration(logit, dtype, tolerance):
+    mean = ContinuousBernoulli()(one_pixel(logit, dtype)).mean
+    assert mean.shape == (1, 1, 1, 1)
+    assert mean.item() == pytest.approx(exponential_moment(logit, 1), abs=tolerance)
+
+
+@pytest.mark.parametrize("logit", DENSITY_LOGITS)
+@pytest.mark.parametrize("x", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-8), (torch.float32, 2e-5)], ids=str
+)
+def test_the_gradient_of_a_continuous_bernoulli_is_the_image_minus_the_mean(
+    logit, x, dtype, tolerance
+):
+    # An exponential family: d log p / d logit = x - E[x].
+    logits = one_pixel(logit, dtype).requires_grad_()
+    ContinuousBernoulli()(logits).log_prob(one_pixel(x, dtype)).backward()
+    assert logits.grad.item() == pytest.approx(x - exponential_moment(logit, 1), abs=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype", "tolerance"),
+    [
+        (200.0, torch.float32, 5e-5),
+        (200.0, torch.float64, 1e-12),
+        (1e4, torch.float32, 2e-3),
+        (1e4, torch.float64, 1e-10),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize("x", [0.0, 0.25, 1.0])
+def test_at_huge_logits_the_continuous_bernoulli_is_exact(size, dtype, tolerance, sign, x):
+    # The density is |l| e^(-|l| d), where d is the distance to the end where it peaks.
+    distance = 1 - x if sign > 0 else x
+    logits = one_pixel(sign * size, dtype).requires_grad_()
+    distribution = ContinuousBernoulli()(logits)
+    log_prob = distribution.log_prob(one_pixel(x, dtype))
+    log_prob.backward()
+    mean = 1 - 1 / size if sign > 0 else 1 / size
+    assert log_prob.item() == pytest.approx(math.log(size) - size * distance, abs=tolerance)
+    assert distribution.mean.item() == pytest.approx(mean, abs=1e-6)
+    assert logits.grad.item() == pytest.approx(x - mean, abs=1e-6)
+
+
+def test_continuous_bernoulli_accepts_grey_values():
+    assert ContinuousBernoulli().check(torch.linspace(0, 1, 5)) is None
+
+
+@pytest.mark.parametrize(("low", "high"), [(-0.25, 1.0), (0.0, 1.25), (0.0, 255.0)])
+def test_continuous_bernoulli_names_values_outside_the_unit_interval(low, high):
+    with pytest.raises(ValueError, match=rf"images lie in \[{low:g}, {high:g}\].*\[0, 1\]"):
+        ContinuousBernoulli().check(torch.tensor([low, 0.5, high]))

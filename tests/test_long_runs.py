@@ -1,9 +1,17 @@
 import json
+import math
+import statistics
 
 import pytest
+import torch
+from torch import nn
 
-from vaelib import long_runs
-from vaelib.long_runs import LongRun, load, publish
+from vaelib import Bernoulli, ConvEncoder, long_runs
+from vaelib.evaluation import evaluate
+from vaelib.long_runs import LongRun, load, measured, publish, weights
+from vaelib.objectives import ELBO, elbo
+from vaelib.seeding import generator
+from vaelib.training import fit
 
 
 @pytest.fixture
@@ -11,11 +19,11 @@ def trained(monkeypatch, tmp_path):
     """A long run of three seeds that notes which of them it trained."""
     seeds = []
 
-    def train(seed: int) -> dict[str, float]:
+    def train(seed: int) -> tuple[nn.Module, dict[str, float]]:
         seeds.append(seed)
         if seed == 2:
             raise KeyboardInterrupt
-        return {"value": 10.0 * seed}
+        return nn.Linear(1, 1), {"value": 10.0 * seed}
 
     monkeypatch.setattr(long_runs, "LONG_RUNS", {"run": LongRun(train, seeds=(0, 1, 2, 3))})
     monkeypatch.setattr(long_runs, "PUBLISHED", tmp_path)
@@ -52,7 +60,7 @@ def test_missing_seeds_are_named(trained, tmp_path):
 
 
 def test_retrain_trains_and_leaves_the_published_numbers_alone(monkeypatch, tmp_path):
-    run = LongRun(lambda seed: {"value": 2.0 * seed}, seeds=(3, 4))
+    run = LongRun(lambda seed: (nn.Linear(1, 1), {"value": 2.0 * seed}), (3, 4), keeps_weights=True)
     monkeypatch.setattr(long_runs, "LONG_RUNS", {"run": run})
     monkeypatch.setattr(long_runs, "PUBLISHED", tmp_path)
     assert load("run", retrain=True) == [{"seed": 3, "value": 6.0}, {"seed": 4, "value": 8.0}]
@@ -60,8 +68,120 @@ def test_retrain_trains_and_leaves_the_published_numbers_alone(monkeypatch, tmp_
 
 
 def test_an_unknown_run_is_named():
-    with pytest.raises(ValueError, match="no long run is called 'x'; expected one of two-dim"):
-        load("x")
+    for function in (load, publish, weights):
+        with pytest.raises(ValueError, match="no long run is called 'x'; expected one of two-dim"):
+            function("x")
+
+
+def network(seed: int) -> nn.Module:
+    """A network whose kernels lie in memory in an order of their own."""
+    return ConvEncoder(latent_dim=2, channels=(3, 4), seed=seed)
+
+
+@pytest.fixture
+def keeping(monkeypatch, tmp_path):
+    """Two long runs of seeds 5, 1 and 7; ``kept`` publishes weights, ``plain`` does not."""
+    seeds = []
+
+    def train(seed: int) -> tuple[nn.Module, dict[str, float]]:
+        seeds.append(seed)
+        return network(seed), {"value": 10.0 * seed}
+
+    runs = {
+        "kept": LongRun(train, seeds=(5, 1, 7), keeps_weights=True),
+        "plain": LongRun(train, seeds=(5, 1, 7)),
+    }
+    monkeypatch.setattr(long_runs, "LONG_RUNS", runs)
+    monkeypatch.setattr(long_runs, "PUBLISHED", tmp_path)
+    return seeds
+
+
+def files(folder) -> list[str]:
+    return sorted(path.name for path in (folder / "long_runs").iterdir())
+
+
+def test_the_weights_of_the_first_seed_are_read_back_as_they_were(keeping, tmp_path):
+    publish("kept", tmp_path)
+    assert keeping == [5, 1, 7]
+    assert files(tmp_path) == ["kept.json", "kept.safetensors"]
+    assert load("kept") == [{"seed": seed, "value": 10.0 * seed} for seed in (5, 1, 7)]
+    read, truth = weights("kept"), network(5).state_dict()
+    assert read.keys() == truth.keys()
+    assert all(torch.equal(read[name], value) for name, value in truth.items())
+    model, x = network(0), torch.rand(3, 1, 28, 28)
+    model.load_state_dict(read)
+    torch.testing.assert_close(model(x), network(5)(x))
+
+
+def test_a_run_that_keeps_no_weights_writes_none_and_has_none(keeping, tmp_path):
+    publish("plain", tmp_path)
+    assert files(tmp_path) == ["plain.json"]
+    with pytest.raises(ValueError, match="'plain' publishes numbers, but no weights"):
+        weights("plain")
+
+
+def test_seeds_that_are_published_leave_the_weights_alone(keeping, tmp_path):
+    publish("kept", tmp_path)
+    path = tmp_path / "long_runs" / "kept.json"
+    path.write_text(json.dumps([{"seed": 5, "value": 0.5}]))
+    path.with_suffix(".safetensors").write_bytes(b"published before")
+    keeping.clear()
+    publish("kept", tmp_path)
+    assert keeping == [1, 7]
+    assert path.with_suffix(".safetensors").read_bytes() == b"published before"
+
+
+def test_training_all_seeds_again_replaces_the_weights(keeping, tmp_path):
+    publish("kept", tmp_path)
+    (tmp_path / "long_runs" / "kept.safetensors").write_bytes(b"published before")
+    publish("kept", tmp_path, retrain=True)
+    assert keeping == [5, 1, 7] * 2
+    assert torch.equal(weights("kept")["layers.0.weight"], network(5).layers[0].weight)
+
+
+QUIET = {"device": "cpu", "progress": False}
+
+
+def test_the_measured_numbers_are_those_of_the_trained_model(make_vae, images):
+    images = images / 2 + 0.25
+    train, test = images[:30], images[30:]
+    recipe = {"epochs": 3, "batch_size": 8, "lr": 0.01, "beta": 0.5, **QUIET}
+    vae, twin = (make_vae(likelihood=Bernoulli(grey=True), seed=2) for _ in range(2))
+    trained, numbers = measured(vae, train, test, seed=6, **recipe)
+    assert trained is vae
+    fit(twin, train, seed=6, **recipe)
+    for one, two in zip(vae.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(one, two)
+    on_train, on_test = evaluate(twin, train), evaluate(twin, test)
+    assert numbers["test_negative_elbo"] == pytest.approx(on_test.negative_elbo)
+    assert numbers["test_distortion"] == pytest.approx(on_test.distortion)
+    assert numbers["test_rate"] == pytest.approx(on_test.rate)
+    assert numbers["train_negative_elbo"] == pytest.approx(on_train.negative_elbo)
+    assert on_train != on_test
+    mu, logvar = (out.detach() for out in twin.encoder(test))
+    assert numbers["test_active_units"] == sum(
+        statistics.variance(column) > 0.01 for column in mu.T.tolist()
+    )
+    eps = torch.randn(20, 2, generator=generator(0, "evaluation"))
+    mean = twin.decoder(mu + (logvar / 2).exp() * eps).sigmoid().detach()
+    rmse = sum(math.sqrt((x - m).square().mean()) for x, m in zip(test, mean, strict=True)) / 20
+    assert numbers["test_rmse"] == pytest.approx(rmse, rel=1e-5)
+    assert numbers["parameters"] == 17 * 8 + 9 * 4 + 3 * 8 + 9 * 16
+    assert numbers["provenance"]["device"] == "cpu"
+    assert numbers["provenance"]["wall_time_s"] == round(numbers["seconds"], 1)
+    json.dumps(numbers, allow_nan=False)
+
+
+def test_the_bound_is_measured_whatever_was_trained(make_vae, images):
+    def objective(model, x, **options):
+        distortion, rate = elbo(model, x, **options)
+        return ELBO(distortion + 1e6, rate)
+
+    _, numbers = measured(
+        make_vae(), images, images, seed=0, objective=objective, epochs=1, batch_size=50, **QUIET
+    )
+    assert 0 < numbers["test_distortion"] < 100
+    assert numbers["test_negative_elbo"] == numbers["train_negative_elbo"]
 
 
 def test_the_published_runs_hold_every_seed_and_their_provenance():

@@ -1,4 +1,6 @@
 import math
+import re
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -39,6 +41,34 @@ def test_parameters_of_the_convolutional_networks():
     assert count_parameters(encoder) == convolutions + (5 * 6 * 6 + 1) * 6
     transposed = (4 * 9 + 1) * 5 + (5 * 9 + 1) * 6 + (6 * 9 + 1) * 1
     assert count_parameters(decoder) == (3 + 1) * 4 * 7 * 7 + transposed
+
+
+@pytest.mark.parametrize("hidden", [(), (9,), (9, 7)])
+@pytest.mark.parametrize(
+    ("channels", "padding", "side"),
+    [
+        ((4,), 0, 13),
+        ((4, 5), 0, 6),
+        ((4, 5, 6), 0, 2),
+        ((4,), 1, 14),
+        ((4, 5), 1, 7),
+        ((4, 5, 6), 1, 4),
+    ],
+)
+def test_parameters_of_every_convolutional_encoder(channels, padding, side, hidden):
+    encoder = ConvEncoder(latent_dim=3, channels=channels, hidden=hidden, padding=padding)
+    convolutions = sum((9 * a + 1) * b for a, b in pairwise((1, *channels)))
+    dense = linear_parameters([channels[-1] * side * side, *hidden, 6])
+    assert count_parameters(encoder) == convolutions + dense
+
+
+@pytest.mark.parametrize("hidden", [(), (9,), (9, 7)])
+@pytest.mark.parametrize("channels", [(4, 5), (4, 5, 6)])
+def test_parameters_of_every_convolutional_decoder(channels, hidden):
+    decoder = ConvDecoder(latent_dim=3, channels=channels, hidden=hidden)
+    transposed = sum((9 * a + 1) * b for a, b in pairwise((*channels, 1)))
+    dense = linear_parameters([3, *hidden, channels[0] * 49])
+    assert count_parameters(decoder) == dense + transposed
 
 
 def test_the_convolutional_pair_has_the_size_of_the_tensorflow_tutorial():
@@ -101,7 +131,55 @@ def test_the_convolutional_decoder_is_its_formula():
     assert h.shape == (6, 1, 28, 28)
 
 
-@pytest.mark.parametrize("network", [MLPDecoder, ConvDecoder])
+@pytest.mark.parametrize(("padding", "side"), [(0, 2), (1, 4)])
+def test_the_convolutional_encoder_with_three_channels_and_hidden_layers_is_its_formula(
+    padding, side
+):
+    encoder = ConvEncoder(
+        latent_dim=2, channels=(3, 4, 5), hidden=(7, 6), padding=padding, activation=nn.Tanh
+    )
+    x = h = torch.rand(5, 1, 28, 28)
+    *convolutions, first, second, out = (m for m in encoder.layers if hasattr(m, "weight"))
+    assert len(convolutions) == 3
+    for layer in convolutions:
+        h = F.conv2d(h, layer.weight, layer.bias, stride=2, padding=padding).tanh()
+    assert h.shape == (5, 5, side, side)
+    h = (h.reshape(5, -1) @ first.weight.T + first.bias).tanh()
+    h = (h @ second.weight.T + second.bias).tanh()
+    mu, scale = (h @ out.weight.T + out.bias).split(2, dim=1)
+    torch.testing.assert_close(encoder(x), (mu, scale))
+
+
+@pytest.mark.parametrize(("padding", "side"), [(0, 13), (1, 14)])
+def test_the_convolutional_encoder_with_one_channel_is_its_formula(padding, side):
+    encoder = ConvEncoder(latent_dim=2, channels=(3,), padding=padding)
+    x = torch.rand(5, 1, 28, 28)
+    layer, out = (m for m in encoder.layers if hasattr(m, "weight"))
+    h = F.conv2d(x, layer.weight, layer.bias, stride=2, padding=padding).relu()
+    assert h.shape == (5, 3, side, side)
+    mu, scale = (h.reshape(5, -1) @ out.weight.T + out.bias).split(2, dim=1)
+    torch.testing.assert_close(encoder(x), (mu, scale))
+
+
+def test_the_convolutional_decoder_with_two_channels_and_hidden_layers_is_its_formula():
+    decoder = ConvDecoder(latent_dim=2, hidden=(7, 6), channels=(3, 4), activation=nn.Tanh)
+    z = torch.randn(5, 2)
+    first, second, third, c1, c2 = (m for m in decoder.layers if hasattr(m, "weight"))
+    h = (z @ first.weight.T + first.bias).tanh()
+    h = (h @ second.weight.T + second.bias).tanh()
+    h = (h @ third.weight.T + third.bias).tanh().reshape(5, 3, 7, 7)
+    doubling = {"stride": 2, "padding": 1, "output_padding": 1}
+    h = F.conv_transpose2d(h, c1.weight, c1.bias, **doubling).tanh()
+    h = F.conv_transpose2d(h, c2.weight, c2.bias, **doubling)
+    torch.testing.assert_close(decoder(z), h)
+    assert h.shape == (5, 1, 28, 28)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [MLPDecoder, ConvDecoder, partial(ConvDecoder, hidden=(6,), channels=(3, 4))],
+    ids=["mlp", "conv", "conv-two-channels"],
+)
 def test_a_decoder_with_sample_axes_equals_a_loop(network):
     decoder = network(latent_dim=2)
     z = torch.randn(2, 3, 4, 2)
@@ -240,15 +318,37 @@ def test_a_bad_latent_size_is_named(network, latent_dim):
 
 @pytest.mark.parametrize("hidden", [(0,), (8, -2), (8.0,), (True,)])
 def test_a_bad_hidden_size_is_named(hidden):
-    with pytest.raises(ValueError, match=r"hidden layers: got .*whole number >= 1"):
-        MLPEncoder(latent_dim=2, hidden=hidden)
+    for network in NETWORKS:
+        with pytest.raises(ValueError, match=r"hidden layers: got .*whole number >= 1"):
+            network(latent_dim=2, hidden=hidden)
+
+
+@pytest.mark.parametrize(
+    ("network", "channels", "expected"),
+    [
+        (ConvEncoder, (), "one to three numbers"),
+        (ConvEncoder, (8, 8, 8, 8), "one to three numbers"),
+        (ConvDecoder, (), "two or three numbers"),
+        (ConvDecoder, (32,), "two or three numbers"),
+        (ConvDecoder, (8, 8, 8, 8), "two or three numbers"),
+    ],
+)
+def test_a_wrong_number_of_channels_is_named(network, channels, expected):
+    with pytest.raises(ValueError, match=rf"channels is {re.escape(str(channels))}.*{expected}"):
+        network(latent_dim=2, channels=channels)
 
 
 @pytest.mark.parametrize("network", [ConvEncoder, ConvDecoder])
-@pytest.mark.parametrize("channels", [(32,), (8, 8, 8, 8)])
-def test_a_wrong_number_of_channels_is_named(network, channels):
-    with pytest.raises(ValueError, match="channels"):
+@pytest.mark.parametrize("channels", [(8, 0), (8.0, 8), (-1, 8, 8)])
+def test_a_bad_number_of_channels_is_named(network, channels):
+    with pytest.raises(ValueError, match=r"got .*whole number >= 1"):
         network(latent_dim=2, channels=channels)
+
+
+@pytest.mark.parametrize("padding", [True, 2, -1, 0.5, "same", None])
+def test_a_bad_padding_is_named(padding):
+    with pytest.raises(ValueError, match=rf"padding {padding!r}; expected .* a padding of 0 or 1"):
+        ConvEncoder(latent_dim=2, padding=padding)
 
 
 @pytest.mark.parametrize("image_shape", [(28, 28), (1, 0, 28), (1, 28, 28, 1)])

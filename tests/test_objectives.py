@@ -2,10 +2,18 @@ import math
 
 import pytest
 import torch
+from scipy import optimize
 from torch.distributions import Independent, Normal, kl_divergence
 
 from vaelib import Autoencoder, Bernoulli, Gaussian, MLPDecoder, MLPEncoder
-from vaelib.objectives import ELBO, elbo, kl_to_standard_normal, reconstruction
+from vaelib.likelihoods import ContinuousBernoulli
+from vaelib.objectives import (
+    ELBO,
+    elbo,
+    elbo_at_optimal_scale,
+    kl_to_standard_normal,
+    reconstruction,
+)
 
 
 def cubature(latent_dim: int, batch: int) -> torch.Tensor:
@@ -241,3 +249,137 @@ def test_the_reconstruction_checks_the_values(images):
     )
     with pytest.raises(ValueError, match="grey values"):
         reconstruction(autoencoder, images / 2)
+
+
+@pytest.fixture
+def make_gaussian(make_vae):
+    """Factory of equal double-precision VAEs whose Gaussian has the scale that is asked for."""
+
+    def make(scale: float = 0.7, **options):
+        return make_vae(likelihood=Gaussian(link="logit", scale=scale, **options), seed=4).double()
+
+    return make
+
+
+def grey(n: int, *leading: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Grey 4x4 images and the noise for them."""
+    rng = torch.Generator().manual_seed(3)
+    x = torch.rand(n, 1, 4, 4, dtype=torch.float64, generator=rng)
+    return x, torch.randn(*leading, n, 2, dtype=torch.float64, generator=rng)
+
+
+def decoded(vae, x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Means of p(x | z) of a Gaussian on logits, computed from the networks alone."""
+    mu, logvar = vae.encoder(x)
+    return vae.decoder(mu + (logvar / 2).exp() * noise).sigmoid()
+
+
+@pytest.mark.parametrize("leading", [(), (3,)], ids=["one-sample", "three-samples"])
+def test_at_the_optimal_scale_the_distortion_of_the_batch_is_its_closed_form(
+    make_gaussian, leading
+):
+    vae, (x, noise) = make_gaussian(), grey(7, *leading)
+    terms = elbo_at_optimal_scale(vae, x, noise=noise)
+    mean = decoded(vae, x, noise).detach()
+    s2 = ((x - mean) ** 2).mean()
+    assert terms.distortion.shape == (*leading, 7)
+    truth = 16 / 2 * (math.log(2 * math.pi * s2.item()) + 1)
+    assert terms.distortion.mean().item() == pytest.approx(truth, rel=1e-12)
+    # One scale for the whole batch, so that single images differ from the closed form.
+    each = -Normal(mean, s2.sqrt()).log_prob(x).sum((-3, -2, -1))
+    assert each.std() > 0.1
+    torch.testing.assert_close(terms.distortion, each)
+    mu, logvar = vae.encoder(x)
+    truth = kl_divergence(Normal(mu, (logvar / 2).exp()), Normal(0.0, 1.0)).sum(-1)
+    torch.testing.assert_close(terms.rate, truth)
+
+
+def test_no_other_scale_gives_the_batch_a_higher_likelihood(make_gaussian):
+    vae, (x, noise) = make_gaussian(), grey(7)
+    mean = decoded(vae, x, noise).detach()
+
+    def distortion(scale: float) -> float:
+        return -Normal(mean, scale).log_prob(x).sum().item() / 7
+
+    found = elbo_at_optimal_scale(vae, x, noise=noise).distortion.mean().item()
+    best = optimize.minimize_scalar(distortion, bounds=(0.01, 10), method="bounded")
+    assert found == pytest.approx(best.fun, rel=1e-8)
+    assert all(distortion(scale) > found for scale in (0.05, 0.9 * best.x, 1.1 * best.x, 3.0))
+
+
+def test_the_scale_of_the_likelihood_follows_the_batches_of_the_training_only(make_gaussian):
+    vae, (x, noise) = make_gaussian(scale=0.7), grey(20)
+    running = vae.likelihood.log_scale.exp().item() ** 2
+    assert running == pytest.approx(0.49)
+    for batch in (slice(0, 7), slice(7, 20), slice(3, 4)):
+        elbo_at_optimal_scale(vae.train(), x[batch], noise=noise[batch])
+        s2 = (x[batch] - decoded(vae, x[batch], noise[batch])).square().mean().item()
+        running = 0.9 * running + 0.1 * s2
+        assert vae.likelihood.log_scale.exp().item() ** 2 == pytest.approx(running, rel=1e-10)
+    before = vae.likelihood.log_scale.clone()
+    elbo_at_optimal_scale(vae.eval(), x, noise=noise)
+    assert torch.equal(vae.likelihood.log_scale, before)
+
+
+@pytest.mark.parametrize("leading", [(), (3,)], ids=["one-sample", "three-samples"])
+def test_in_evaluation_mode_the_scale_is_that_of_the_likelihood(make_gaussian, leading):
+    vae, (x, noise) = make_gaussian(scale=0.7).eval(), grey(7, *leading)
+    terms = elbo_at_optimal_scale(vae, x, noise=noise)
+    distortion = -Normal(decoded(vae, x, noise), 0.7).log_prob(x).sum((-3, -2, -1))
+    # The scale is kept as a logarithm that was rounded to float32.
+    torch.testing.assert_close(terms.distortion, distortion, rtol=1e-6, atol=1e-6)
+    same = elbo(vae, x, noise=noise)
+    assert torch.equal(terms.distortion, same.distortion)
+    assert torch.equal(terms.rate, same.rate)
+
+
+def gradients(vae, loss: torch.Tensor) -> list[torch.Tensor]:
+    networks = [*vae.encoder.parameters(), *vae.decoder.parameters()]
+    return list(torch.autograd.grad(loss, networks))
+
+
+def test_the_networks_get_the_gradient_of_a_fixed_scale_that_happens_to_be_the_best(make_gaussian):
+    vae, (x, noise) = make_gaussian(), grey(7)
+    terms = elbo_at_optimal_scale(vae, x, noise=noise)
+    s2 = (x - decoded(vae, x, noise)).square().mean()
+    fixed = make_gaussian()
+    with torch.no_grad():
+        fixed.likelihood.log_scale.copy_(0.5 * s2.log())
+    truth = gradients(fixed, -elbo(fixed, x, noise=noise).elbo.mean())
+    torch.testing.assert_close(gradients(vae, -terms.elbo.mean()), truth)
+
+
+def test_the_networks_get_the_gradient_of_a_scale_that_is_differentiated(make_gaussian):
+    vae, (x, noise) = make_gaussian(), grey(7)
+    # The envelope theorem: the derivative of a minimum is that at the minimiser held fixed.
+    s2 = (x - decoded(vae, x, noise)).square().mean()
+    minimum = 16 / 2 * ((2 * math.pi * s2).log() + 1)
+    found = gradients(vae, elbo_at_optimal_scale(vae, x, noise=noise).distortion.mean())
+    assert max(g.abs().max() for g in found) > 0.1
+    torch.testing.assert_close(found, gradients(vae, minimum))
+
+
+def test_a_scale_that_is_not_trained_by_the_objective_gets_no_gradient(make_gaussian):
+    vae, (x, noise) = make_gaussian(learned=True), grey(7)
+    elbo_at_optimal_scale(vae, x, noise=noise).elbo.sum().backward()
+    assert vae.likelihood.log_scale.grad is None
+    assert all(p.grad is not None for p in vae.decoder.parameters())
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("likelihood", [Bernoulli(grey=True), ContinuousBernoulli()])
+def test_a_likelihood_without_a_scale_has_no_optimal_one(make_vae, images, likelihood, training):
+    vae = make_vae(likelihood=likelihood).train(training)
+    kind = type(likelihood).__name__
+    with pytest.raises(TypeError, match=f"the likelihood is {kind}; expected a Gaussian"):
+        elbo_at_optimal_scale(vae, images)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_at_the_optimal_scale_bad_images_and_noise_are_refused(make_gaussian, training):
+    vae, (x, noise) = make_gaussian().train(training), grey(7)
+    with pytest.raises(ValueError, match="112 values that are NaN"):
+        elbo_at_optimal_scale(vae, x * math.nan, noise=noise)
+    with pytest.raises(ValueError, match=r"noise has shape \[6, 2\]; expected \[7, 2\]"):
+        elbo_at_optimal_scale(vae, x, noise=noise[:6])
+    assert vae.likelihood.log_scale.exp().item() == pytest.approx(0.7)

@@ -123,6 +123,19 @@ def test_the_capped_scale_is_exp_up_to_a_log_variance_of_two():
     assert SCALES["capped"](raw).tolist() == [min(value, 2.0) for value in raw.tolist()]
 
 
+@pytest.mark.parametrize("raw", [-30.0, -3.0, 0.0, 1.0, 12.0])
+def test_a_softplus_on_the_log_variance_gives_one_plus_the_exponential(raw):
+    q = DiagonalNormal(torch.zeros(1), SCALES["softplus-logvar"](torch.tensor([raw]).double()))
+    # log sigma^2 = log(1 + e^r)
+    assert q.variance.item() == pytest.approx(1 + math.exp(raw), rel=1e-8)
+
+
+def test_a_softplus_on_the_log_variance_leaves_no_posterior_tighter_than_the_prior():
+    logvar = SCALES["softplus-logvar"](torch.linspace(-200, 50, 101))
+    assert logvar.exp().min() >= 1
+    assert logvar.isfinite().all()
+
+
 @pytest.mark.parametrize(("name", "output"), [("softplus", -60.0), ("linear", 1e-30)])
 def test_scales_that_go_through_sigma_lose_what_the_logarithm_keeps(name, output):
     # What chapter 1 puts on trial: in float32 sigma^2 underflows, and its logarithm is lost.

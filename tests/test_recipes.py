@@ -1,10 +1,22 @@
+import math
 from itertools import pairwise
 
+import pytest
 import torch
 from torch import nn
+from torch.distributions import Normal, kl_divergence
 
-from vaelib import recipes
+from vaelib import VAE, Autoencoder, Gaussian, recipes
 from vaelib.networks import RandomBinarization, count_parameters
+from vaelib.objectives import elbo
+
+
+def mlp_parameters(*networks: list[int]) -> int:
+    return sum(a * b + b for widths in networks for a, b in pairwise(widths))
+
+
+def conv_parameters(channels: list[int]) -> int:
+    return sum((9 * a + 1) * b for a, b in pairwise(channels))
 
 
 def test_the_two_dimensional_vae_has_the_size_that_the_chapter_states():
@@ -29,3 +41,150 @@ def test_the_learning_rate_rises_for_a_tenth_of_the_training_and_ends_at_zero():
     lr = recipes.two_dimensional_training()["lr"]
     assert [lr(p) for p in (0, 0.05, 0.1)] == [0, 0.002, 0.004]
     assert lr(1.0) < 1e-12
+
+
+def test_the_wide_vae_has_the_size_that_the_chapter_states():
+    size = mlp_parameters([784, 512, 256, 2 * 128], [128, 256, 512, 784])
+    assert count_parameters(recipes.wide_vae()) == size == 1_165_840
+
+
+def test_the_wide_network_takes_another_likelihood_and_makes_an_autoencoder():
+    gaussian = Gaussian(link="logit", scale=0.3)
+    autoencoder = recipes.wide_vae(gaussian, model=Autoencoder)
+    assert isinstance(autoencoder, Autoencoder)
+    assert autoencoder.likelihood is gaussian
+    vae = recipes.wide_vae()
+    assert isinstance(vae, VAE)
+    assert vae.likelihood.check(torch.tensor([0.0, 0.5, 1.0])) is None
+    for one, two in zip(autoencoder.encoder.parameters(), vae.encoder.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_only_the_full_profile_trains_the_wide_network_as_long_as_asked():
+    full, quick = (recipes.wide_training(profile, epochs=7) for profile in ("full", "quick"))
+    assert (full["epochs"], full["batch_size"], full["precision"]) == (7, 128, "bfloat16")
+    assert (quick["epochs"], quick["batch_size"], quick["precision"]) == (10, 64, "float32")
+    for recipe in (full, quick):
+        assert [recipe["lr"](p) for p in (0, 0.05, 0.1)] == [0, 0.001, 0.002]
+
+
+def test_the_network_of_project_b_has_its_size():
+    size = mlp_parameters([784, 600, 600, 2 * 50], [50, 600, 600, 784])
+    assert count_parameters(recipes.project_b_vae()) == size == 1_754_084
+
+
+def test_the_network_of_project_e_has_its_size_and_leaks():
+    vae = recipes.project_e_vae()
+    size = mlp_parameters([784, 400, 200, 2 * 2], [2, 200, 400, 784])
+    assert count_parameters(vae) == size == 790_388
+    z = torch.randn(3, 2)
+    w1, w2, w3 = (layer.weight for layer in vae.decoder.layers[::2])
+    h = z @ w1.T
+    h = torch.where(h > 0, h, 0.2 * h) @ w2.T
+    h = torch.where(h > 0, h, 0.2 * h) @ w3.T
+    torch.testing.assert_close(vae.decoder(z), h.reshape(3, 1, 28, 28))
+
+
+def test_the_network_of_the_tensorflow_tutorial_has_its_size():
+    encoder = conv_parameters([1, 32, 64]) + mlp_parameters([64 * 6 * 6, 2 * 2])
+    decoder = mlp_parameters([2, 32 * 7 * 7]) + conv_parameters([32, 64, 32, 1])
+    assert count_parameters(recipes.tutorial_conv_vae()) == encoder + decoder == 69_989
+
+
+@pytest.mark.parametrize("build", [recipes.wide_vae, recipes.project_b_vae, recipes.project_e_vae])
+def test_the_seed_of_a_recipe_fixes_its_weights(build, rng_untouched):
+    with rng_untouched():
+        one, same, other = build(seed=3), build(seed=3), build(seed=4)
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, same.state_dict()[name])
+        assert "weight" not in name or not torch.equal(value, other.state_dict()[name])
+
+
+def test_all_weights_of_project_b_are_tiny_and_its_biases_zero():
+    for name, parameter in recipes.project_b_vae(seed=1).named_parameters():
+        if "bias" in name:
+            assert parameter.eq(0).all()
+        else:
+            n = parameter.numel()
+            # The standard deviation of n normal draws has the relative error 1 / sqrt(2 n).
+            assert parameter.std().item() == pytest.approx(1e-3, rel=5 / math.sqrt(2 * n))
+            assert abs(parameter.mean().item()) < 5 * 1e-3 / math.sqrt(n)
+
+
+@pytest.mark.parametrize("bias", [-80.0, 0.0, 3.0])
+def test_no_posterior_of_project_b_is_tighter_than_the_prior_unless_asked(bias):
+    x = torch.rand(5, 784)
+    for scale, variance in (("softplus-logvar", 1 + math.exp(bias)), ("exp", math.exp(bias))):
+        vae = recipes.project_b_vae(scale=scale)
+        nn.init.zeros_(vae.encoder.layers[-1].weight)
+        nn.init.constant_(vae.encoder.layers[-1].bias, bias)
+        found = vae.encode(x).variance
+        torch.testing.assert_close(found, torch.full((5, 50), variance), rtol=1e-5, atol=0)
+    assert recipes.project_b_vae().encode(x).variance.min() >= 1
+
+
+def test_the_objective_of_project_b_adds_its_weight_decay_to_every_gradient(make_vae, images):
+    vae = make_vae(seed=5).double()
+    for parameter in vae.parameters():  # biases are zero at the start, and decay as well
+        nn.init.normal_(parameter, generator=torch.Generator().manual_seed(parameter.numel()))
+    x, noise = images[:9].double(), torch.randn(9, 2, dtype=torch.float64)
+    parameters = list(vae.parameters())
+    bare = elbo(vae, x, noise=noise)
+    decayed = recipes.project_b_objective(vae, x, noise=noise)
+    found = torch.autograd.grad(-decayed.elbo.mean(), parameters)
+    truth = torch.autograd.grad(-bare.elbo.mean(), parameters)
+    for grad, plain, parameter in zip(found, truth, parameters, strict=True):
+        torch.testing.assert_close(grad, plain + 0.1 / 128 * parameter.detach())
+    assert torch.equal(decayed.rate, bare.rate)
+
+
+def test_the_objective_of_project_b_trains_as_adam_with_weight_decay_on_a_sum(make_vae):
+    x = torch.rand(128, 16, generator=torch.Generator().manual_seed(0)).round().double()
+    noise = torch.randn(128, 2, generator=torch.Generator().manual_seed(1)).double()
+    ours, theirs = make_vae(seed=5).double(), make_vae(seed=5).double()
+    # Adam divides by the size of the gradient, so that a sum and a mean take the same steps.
+    mean = torch.optim.Adam(ours.parameters(), lr=0.05, eps=1e-30)
+    total = torch.optim.Adam(theirs.parameters(), lr=0.05, eps=1e-30, weight_decay=0.1)
+    for _ in range(20):
+        mean.zero_grad()
+        (-recipes.project_b_objective(ours, x, noise=noise).elbo.mean()).backward()
+        mean.step()
+        total.zero_grad()
+        mu, logvar = theirs.encoder(x.view(128, 1, 4, 4))
+        logits = theirs.decoder(mu + (logvar / 2).exp() * noise).flatten(1)
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, x, reduction="sum")
+        kl = kl_divergence(Normal(mu, (logvar / 2).exp()), Normal(0.0, 1.0)).sum()
+        (loss + kl).backward()
+        total.step()
+    for one, two in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-8)
+
+
+def test_the_objective_of_project_b_refuses_what_the_bound_refuses(make_vae, images):
+    with pytest.raises(ValueError, match="grey values"):
+        recipes.project_b_objective(make_vae(), images / 2)
+    with pytest.raises(ValueError, match="noise has shape"):
+        recipes.project_b_objective(make_vae(), images, noise=torch.zeros(3, 2))
+
+
+COMPARED = [(family, budget) for family in ("mlp", "conv") for budget in (70_000, 800_000)]
+
+
+@pytest.mark.parametrize(
+    ("family", "budget", "latent_dim"),
+    [(*key, d) for key in COMPARED for d in (2, 16, 32)],
+)
+def test_the_networks_of_the_comparison_keep_to_their_budget(family, budget, latent_dim):
+    vae = recipes.comparison_vae(family, budget, latent_dim=latent_dim)
+    n = count_parameters(vae)
+    assert vae.latent_dim == latent_dim
+    for network, kind in ((vae.encoder, nn.Conv2d), (vae.decoder, nn.ConvTranspose2d)):
+        assert any(isinstance(m, kind) for m in network.modules()) is (family == "conv")
+    assert budget > 70_000 or n < 70_000
+    assert abs(n - budget) < 0.1 * budget
+
+
+@pytest.mark.parametrize(("family", "budget"), [("cnn", 70_000), ("mlp", 50_000)])
+def test_an_unknown_network_of_the_comparison_is_named(family, budget):
+    with pytest.raises(ValueError, match=f"'{family}' and {budget}; expected one of mlp 70000"):
+        recipes.comparison_vae(family, budget, latent_dim=2)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vaelib.models import VAE, Autoencoder
-from vaelib.objectives import ELBO, Objective, objective_of
+from vaelib.objectives import ELBO, Objective, kl_to_standard_normal, objective_of
 from vaelib.seeding import generator
 
 
@@ -108,18 +110,86 @@ def elbo_per_image(
     # Drawn on the CPU, so that every device is measured at the same noise.
     noise = torch.randn(len(images), model.latent_dim, generator=generator(seed, "evaluation"))
     objective = objective or objective_of(model)
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluation_mode(model):
         parts = [
             objective(
                 model, x.to(model.device), noise=eps.to(model.device, x.dtype), validate=False
             )
             for x, eps in zip(images.split(batch_size), noise.split(batch_size), strict=True)
         ]
+    return ELBO(*(torch.cat(part).cpu() for part in zip(*parts, strict=True)))
+
+
+@torch.no_grad()
+def reconstruction_rmse(
+    model: VAE | Autoencoder, images: Tensor, *, sampled: bool = True, seed: int = 0
+) -> Tensor:
+    r"""Root mean squared error of each reconstruction, over the pixels of the image.
+
+    .. math:: \sqrt{\tfrac1P \sum_{i=1}^{P} (x_i - \hat x_i)^2}
+
+    Parameters
+    ----------
+    model
+        A VAE or an autoencoder.
+    images
+        ``[N, C, H, W]`` or ``[N, C*H*W]``, floating point.
+    sampled
+        Whether a VAE decodes a sample of q(z | x), as in its bound, or the mean of q.
+    seed
+        Fixes the sample.
+
+    Returns
+    -------
+    Tensor
+        ``[N]`` on the CPU, in units of the pixel values.
+    """
+    images = model.as_images(images)
+    noise = torch.randn(len(images), model.latent_dim, generator=generator(seed, "evaluation"))
+    errors = []
+    with evaluation_mode(model):
+        for x, eps in zip(images.split(1000), noise.split(1000), strict=True):
+            x, eps = x.to(model.device), eps.to(model.device, x.dtype)
+            sampling = sampled and isinstance(model, VAE)
+            z = model.encode(x).reparameterize(eps) if sampling else model.embed(x)
+            errors.append((model.decode(z).mean - x).square().flatten(1).mean(1).sqrt())
+    return torch.cat(errors).cpu()
+
+
+def rate_per_unit(vae: VAE, images: Tensor) -> Tensor:
+    """Mean over the images of the KL of each latent dimension, ``[D]`` nats on the CPU."""
+    with torch.no_grad(), evaluation_mode(vae):
+        rates = [
+            kl_to_standard_normal(q.mu, q.logvar)
+            for q in map(vae.encode, vae.as_images(images).to(vae.device).split(1000))
+        ]
+    return torch.cat(rates).mean(0).cpu()
+
+
+def active_units(vae: VAE, images: Tensor, *, threshold: float = 0.01) -> Tensor:
+    r"""Which latent dimensions depend on the image: :math:`\mathrm{Var}_x(\mu_d(x)) > 0.01`.
+
+    Burda et al. (2016), section 5.2.
+
+    Returns
+    -------
+    Tensor
+        Boolean, ``[D]`` on the CPU. Their number is the sum.
+    """
+    with evaluation_mode(vae):
+        mu = torch.cat([vae.embed(x) for x in vae.as_images(images).to(vae.device).split(1000)])
+    return (mu.var(0) > threshold).cpu()
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Switch off what a model does only while training, and restore its mode afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
     finally:
         model.train(was_training)
-    return ELBO(*(torch.cat(part).cpu() for part in zip(*parts, strict=True)))
 
 
 def fixed_subset(images: Tensor, n: int) -> Tensor:

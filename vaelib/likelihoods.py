@@ -6,11 +6,12 @@ Every distribution treats a whole image as one event, so ``log_prob`` is in nats
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli as TorchBernoulli
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution, Independent, Normal, constraints
 
 IMAGE_AXES = 3
 
@@ -62,26 +63,110 @@ class Gaussian(nn.Module):
 
     Parameters
     ----------
+    link
+        What the decoder gives: with ``"identity"`` the mean itself, any real number; with
+        ``"logit"`` its logit, so that the mean lies in (0, 1) as the pixels of an image do.
     scale
         Standard deviation s of every pixel, in the units of the pixels; larger than 0.
     learned
         Whether s is trained together with the networks, starting from ``scale``.
     """
 
-    def __init__(self, *, scale: float = 1.0, learned: bool = False) -> None:
+    def __init__(
+        self, *, link: str = "identity", scale: float = 1.0, learned: bool = False
+    ) -> None:
         super().__init__()
+        if link not in ("identity", "logit"):
+            raise ValueError(f"link is {link!r}; expected 'identity' or 'logit'.")
+        self.link = link
         if not (math.isfinite(scale) and scale > 0):
             raise ValueError(f"scale is {scale!r}; expected a finite number larger than 0.")
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)), requires_grad=learned)
 
-    def forward(self, mean: Tensor) -> Distribution:
-        """Return p(x | z) for means ``[..., C, H, W]``; its batch shape is ``[...]``."""
-        normal = Normal(mean, self.log_scale.exp(), validate_args=False)
-        return Independent(normal, IMAGE_AXES)
+    def forward(self, output: Tensor) -> Distribution:
+        """Return p(x | z) for means or logits ``[..., C, H, W]``; its batch shape is ``[...]``."""
+        mean = output if self.link == "identity" else output.sigmoid()
+        return self.around(mean, self.log_scale.exp())
+
+    @staticmethod
+    def around(mean: Tensor, scale: Tensor) -> Distribution:
+        """Return the normal distribution over images of a given mean and scale."""
+        return Independent(Normal(mean, scale, validate_args=False), IMAGE_AXES)
+
+    @torch.no_grad()
+    def follow(self, variance: Tensor, *, weight: float = 0.1) -> None:
+        """Move the variance s^2 to a running mean: (1 - weight) of itself, weight of the new."""
+        running = torch.lerp((2 * self.log_scale).exp(), variance, weight)
+        self.log_scale.copy_(0.5 * running.log())
 
     def check(self, x: Tensor) -> None:
         """Raise a ValueError if the images ``x`` hold values that are not finite."""
         value_range(x)
+
+
+class ContinuousBernoulli(nn.Module):
+    r"""Each pixel is a number in [0, 1] with a density proportional to :math:`e^{\ell_i x_i}`.
+
+    .. math:: \log p(x|z) = \sum_i x_i \ell_i - \log\int_0^1 e^{\ell_i t}\,dt
+
+    It is what the Bernoulli formula lacks to be a density of grey values: the same first term
+    and the same logits, but a normaliser that integrates over all grey values instead of summing
+    over 0 and 1 (Loaiza-Ganem & Cunningham 2019).
+    """
+
+    def forward(self, logits: Tensor) -> Distribution:
+        """Return p(x | z) for logits ``[..., C, H, W]``; its batch shape is ``[...]``."""
+        return Independent(ExponentialOnUnitInterval(logits), IMAGE_AXES)
+
+    def check(self, x: Tensor) -> None:
+        """Raise a ValueError if the images ``x`` hold values outside [0, 1]."""
+        low, high = value_range(x)
+        if low < 0 or high > 1:
+            raise ValueError(
+                f"images lie in [{low:.4g}, {high:.4g}]; a continuous Bernoulli needs [0, 1]. "
+                "Divide grey values by 255 (vaelib.data.to_float does), or use a Gaussian."
+            )
+
+
+class ExponentialOnUnitInterval(Distribution):
+    r"""The density :math:`\ell e^{\ell x} / (e^\ell - 1)` on [0, 1], uniform at :math:`\ell = 0`.
+
+    torch's ``ContinuousBernoulli`` is the same distribution, but it computes the normaliser from
+    clamped probabilities: beyond logits of about 16 it is wrong, and background pixels go there.
+
+    Parameters
+    ----------
+    logits
+        The :math:`\ell`, any real numbers.
+    """
+
+    arg_constraints: ClassVar = {"logits": constraints.real}
+    support = constraints.unit_interval
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+        super().__init__(logits.shape, validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean, which is not the sigmoid of the logits, ``[...]``."""
+        small, safe = self._split()
+        exact = 0.5 + 0.5 / torch.tanh(safe / 2) - 1 / safe
+        return torch.where(small, 0.5 + self.logits / 12, exact)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density in nats, ``[...]``."""
+        small, safe = self._split()
+        size = safe.abs()
+        # log of the integral of e^(l t), with e^max(l, 0) taken out so that nothing overflows.
+        exact = safe.clamp(min=0) + torch.log(-torch.expm1(-size) / size)
+        near_zero = self.logits / 2 + self.logits.square() / 24
+        return value * self.logits - torch.where(small, near_zero, exact)
+
+    def _split(self) -> tuple[Tensor, Tensor]:
+        """Return where a series in the logits replaces the formula, and logits safe for it."""
+        small = self.logits.abs() < 1e-2
+        return small, torch.where(small, 1.0, self.logits)
 
 
 def value_range(x: Tensor) -> tuple[float, float]:

@@ -9,42 +9,185 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
 from vaelib import data, recipes
-from vaelib.evaluation import evaluate
+from vaelib.evaluation import active_units, evaluate, reconstruction_rmse
+from vaelib.likelihoods import Gaussian
+from vaelib.models import VAE
+from vaelib.networks import count_parameters
+from vaelib.objectives import elbo_at_optimal_scale
 from vaelib.results import PUBLISHED, provenance, write_json
+from vaelib.schedules import Schedule, constant, cosine, one_cycle
 from vaelib.training import fit
 
 
 class LongRun(NamedTuple):
     """A training that is repeated over seeds."""
 
-    train: Callable[[int], dict[str, Any]]
-    """Maps a seed to the numbers of its run."""
+    train: Callable[[int], tuple[VAE, dict[str, Any]]]
+    """Maps a seed to the trained model and the numbers of its run."""
     seeds: tuple[int, ...]
+    keeps_weights: bool = False
+    """Whether the weights of the first seed are published, because a figure needs them."""
 
 
-def two_dimensional_vae(seed: int) -> dict[str, Any]:
-    """Train the 2-D VAE of chapter 1 on all of MNIST's training images; measure it on test."""
-    mnist = data.load("mnist")
-    train, test = data.to_float(mnist.train.images), data.to_float(mnist.test.images)
-    vae = recipes.two_dimensional_vae(seed=seed)
-    training = recipes.two_dimensional_training("full")
+def measured(
+    vae: VAE, train: Tensor, test: Tensor, *, seed: int, **training: Any
+) -> tuple[VAE, dict[str, Any]]:
+    """Train a model by :func:`vaelib.training.fit` and return it with its numbers."""
     history = fit(vae, train, evaluate_every=training["epochs"], seed=seed, **training)
     on_train, on_test = evaluate(vae, train), evaluate(vae, test)
-    return {
+    return vae, {
         "test_negative_elbo": on_test.negative_elbo,
         "test_distortion": on_test.distortion,
         "test_rate": on_test.rate,
+        "test_active_units": int(active_units(vae, test).sum()),
+        "test_rmse": float(reconstruction_rmse(vae, test).mean()),
         "train_negative_elbo": on_train.negative_elbo,
+        "parameters": count_parameters(vae),
         "seconds": history.seconds,
         "provenance": provenance("full", vae.device, history.seconds),
     }
 
 
-LONG_RUNS = {"two-dimensional-vae": LongRun(two_dimensional_vae, seeds=(0, 1, 2))}
+def two_dimensional_vae(seed: int) -> tuple[VAE, dict[str, Any]]:
+    """Train the 2-D VAE of chapter 1 on all of MNIST's training images."""
+    vae = recipes.two_dimensional_vae(seed=seed)
+    return measured(vae, *images("mnist"), seed=seed, **recipes.two_dimensional_training("full"))
+
+
+def gaussian(
+    seed: int, *, scale: float = 1.0, learned: bool = False, optimal: bool = False
+) -> tuple[VAE, dict[str, Any]]:
+    """Train the model of chapter 2 with a Gaussian of fixed, learned or optimal scale."""
+    likelihood = Gaussian(link="logit", scale=scale, learned=learned)
+    vae = recipes.wide_vae(likelihood, seed=seed)
+    objective = elbo_at_optimal_scale if optimal else None
+    recipe = recipes.wide_training(epochs=20)
+    vae, numbers = measured(vae, *images("mnist"), seed=seed, objective=objective, **recipe)
+    return vae, {**numbers, "scale": float(likelihood.log_scale.detach().exp())}
+
+
+def project_d(seed: int, *, lr: Schedule, epochs: int) -> tuple[VAE, dict[str, Any]]:
+    """Train project D's network on its 55,000 images, in batches of 100."""
+    train, test = images("mnist")
+    recipe = {"epochs": epochs, "batch_size": 100, "lr": lr, "precision": "bfloat16"}
+    return measured(recipes.wide_vae(seed=seed), train[:55_000], test, seed=seed, **recipe)
+
+
+def project_b(seed: int, *, scale: str) -> tuple[VAE, dict[str, Any]]:
+    """Train project B's network on Fashion-MNIST by its recipe, at beta = 1."""
+    recipe = {"epochs": 25, "batch_size": 128, "lr": 1e-3, "precision": "bfloat16"}
+    recipe["objective"] = recipes.project_b_objective
+    vae = recipes.project_b_vae(scale=scale, seed=seed)
+    return measured(vae, *images("fashion-mnist"), seed=seed, **recipe)
+
+
+def tutorial_conv(seed: int) -> tuple[VAE, dict[str, Any]]:
+    """Train project A's network by its recipe: 54,000 images, Adam at 1e-4, 100 epochs."""
+    train, test = images("mnist")
+    vae = recipes.tutorial_conv_vae(seed=seed)
+    recipe = {"epochs": 100, "batch_size": 128, "lr": 1e-4, "precision": "bfloat16"}
+    return measured(vae, train[:54_000], test, seed=seed, **recipe)
+
+
+def small_conv(seed: int) -> tuple[VAE, dict[str, Any]]:
+    """Train the small convolutional network of chapter 3 with two latent dimensions for longer."""
+    vae = recipes.comparison_vae("conv", 70_000, latent_dim=2, seed=seed)
+    recipe = recipes.comparison_training() | {"epochs": 30}
+    return measured(vae, *images("mnist"), seed=seed, **recipe)
+
+
+def comparison(
+    seed: int, *, family: str, budget: int, latent_dim: int
+) -> tuple[VAE, dict[str, Any]]:
+    """Train one network of chapter 3 at several learning rates; keep the best on validation."""
+    train, validation, test = three_parts("mnist")
+    candidates = []
+    # The perceptrons get a third rate, since they are where the second was always the better one.
+    for lr in (8e-3, 16e-3, 32e-3) if family == "mlp" else (8e-3, 16e-3):
+        vae = recipes.comparison_vae(family, budget, latent_dim=latent_dim, seed=seed)
+        recipe = recipes.comparison_training(lr=lr)
+        vae, numbers = measured(vae, train, test, seed=seed, **recipe)
+        numbers |= {"lr": lr, "validation_negative_elbo": evaluate(vae, validation).negative_elbo}
+        candidates.append((vae, numbers))
+    return min(candidates, key=lambda candidate: candidate[1]["validation_negative_elbo"])
+
+
+def learning_rates(seed: int) -> tuple[VAE, dict[str, Any]]:
+    """Try three learning rates for each network of chapter 3, for two epochs, on validation."""
+    train, validation, _ = three_parts("mnist")
+    found: dict[str, Any] = {}
+    for (family, budget), latent_dim in product(recipes.AROUND_MORE, (2, 16, 32)):
+        for lr in (4e-3, 8e-3, 16e-3):
+            vae = recipes.comparison_vae(family, budget, latent_dim=latent_dim, seed=seed)
+            recipe = recipes.comparison_training(lr=lr) | {"epochs": 2}
+            history = fit(vae, train, seed=seed, **recipe)
+            name = f"{family} {budget} {latent_dim} {lr:g}"
+            found[name] = evaluate(vae, validation).negative_elbo
+    return vae, {**found, "provenance": provenance("full", vae.device, history.seconds)}
+
+
+def project_e(seed: int, *, lr: Schedule, beta: float = 1.0) -> tuple[VAE, dict[str, Any]]:
+    """Train project E's multilayer perceptron: batches of 100, 30 epochs."""
+    recipe = {"epochs": 30, "batch_size": 100, "lr": lr, "beta": beta, "precision": "bfloat16"}
+    return measured(recipes.project_e_vae(seed=seed), *images("mnist"), seed=seed, **recipe)
+
+
+def images(name: str) -> tuple[Tensor, Tensor]:
+    """Return all training and all test images of a data set, with grey values in [0, 1]."""
+    dataset = data.load(name)
+    return data.to_float(dataset.train.images), data.to_float(dataset.test.images)
+
+
+def three_parts(name: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the training, validation and test images of a data set, grey values in [0, 1]."""
+    dataset = data.load(name)
+    parts = (dataset.train_part, dataset.validation, dataset.test)
+    return tuple(data.to_float(part.images) for part in parts)
+
+
+LONG_RUNS = {
+    "two-dimensional-vae": LongRun(two_dimensional_vae, seeds=(0, 1, 2)),
+    **{
+        f"gaussian-{scale:g}": LongRun(partial(gaussian, scale=scale), seeds=(0,))
+        for scale in (1.0, 0.4, 0.3, 0.1, 0.05, 0.03)
+    },
+    "gaussian-learned": LongRun(partial(gaussian, scale=0.1, learned=True), seeds=(0, 1, 2)),
+    "gaussian-optimal": LongRun(partial(gaussian, optimal=True), seeds=(0, 1, 2)),
+    "project-d": LongRun(partial(project_d, lr=constant(2e-3), epochs=100), seeds=(0, 1)),
+    "project-d-one-cycle": LongRun(
+        partial(project_d, lr=one_cycle(2e-3), epochs=40), seeds=(0, 1, 2)
+    ),
+    "project-b-softplus": LongRun(partial(project_b, scale="softplus-logvar"), seeds=(0, 1)),
+    "project-b-plain": LongRun(partial(project_b, scale="exp"), seeds=(0, 1)),
+    **{
+        f"project-e-{name}": LongRun(partial(project_e, **settings), seeds)
+        for name, settings, seeds in (
+            ("constant-1e-4", {"lr": constant(1e-4)}, (0,)),
+            ("constant-2e-3", {"lr": constant(2e-3)}, (0,)),
+            ("cosine-2e-3", {"lr": cosine(2e-3)}, (0, 1, 2)),
+            ("one-cycle-4e-3", {"lr": one_cycle(4e-3)}, (0,)),
+            ("beta-0.82", {"lr": cosine(2e-3), "beta": 0.82}, (0, 1, 2)),
+        )
+    },
+    **{
+        f"comparison-{family}-{budget // 1000}k-{latent_dim}d": LongRun(
+            partial(comparison, family=family, budget=budget, latent_dim=latent_dim), (0, 1, 2)
+        )
+        for (family, budget), latent_dim in product(recipes.AROUND_MORE, (2, 16, 32))
+    },
+    "comparison-learning-rates": LongRun(learning_rates, seeds=(0,)),
+    "small-conv": LongRun(small_conv, seeds=(0,), keeps_weights=True),
+    "tutorial-conv": LongRun(tutorial_conv, seeds=(0, 1), keeps_weights=True),
+}
 
 
 def load(name: str, *, retrain: bool = False) -> list[dict[str, Any]]:
@@ -67,7 +210,7 @@ def load(name: str, *, retrain: bool = False) -> list[dict[str, Any]]:
     """
     run = _find(name)
     if retrain:
-        return [{"seed": seed, **run.train(seed)} for seed in run.seeds]
+        return [{"seed": seed, **run.train(seed)[1]} for seed in run.seeds]
     published = _read(_path(name, PUBLISHED))
     if missing := set(run.seeds) - published.keys():
         raise FileNotFoundError(
@@ -86,8 +229,34 @@ def publish(name: str, folder: Path = PUBLISHED, *, retrain: bool = False) -> No
             print(f"{name}, seed {seed}: published", flush=True)
             continue
         print(f"{name}, seed {seed}: training ...", flush=True)
-        done[seed] = {"seed": seed, **run.train(seed)}
+        vae, numbers = run.train(seed)
+        done[seed] = {"seed": seed, **numbers}
+        if run.keeps_weights and seed == run.seeds[0]:
+            _write_weights(path.with_suffix(".safetensors"), vae)
         write_json(path, [done[s] for s in sorted(done)])
+
+
+def weights(name: str) -> dict[str, Tensor]:
+    """Return the published weights of a long run's first seed, for ``model.load_state_dict``.
+
+    Raises
+    ------
+    ValueError
+        If there is no long run of this name, or it keeps no weights.
+    FileNotFoundError
+        If the weights are not published.
+    """
+    if not _find(name).keeps_weights:
+        raise ValueError(f"the long run {name!r} publishes numbers, but no weights.")
+    return load_file(_path(name, PUBLISHED).with_suffix(".safetensors"))
+
+
+def _write_weights(path: Path, model: nn.Module) -> None:
+    # By way of a second name: a file that is there is whole.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, part)
+    part.replace(path)
 
 
 def _find(name: str) -> LongRun:

@@ -8,7 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vaelib.likelihoods import Gaussian
 from vaelib.models import VAE, Autoencoder
+from vaelib.posteriors import DiagonalNormal
 
 
 class ELBO(NamedTuple):
@@ -73,19 +75,37 @@ def elbo(model: VAE, x: Tensor, *, noise: Tensor | None = None, validate: bool =
     ValueError, TypeError
         If the shape, type or values of ``x`` do not suit the model.
     """
-    x = model.as_images(x)
-    if validate:
-        model.likelihood.check(x)
-    q = model.encode(x)
-    if noise is not None and (noise.dim() > 3 or noise.shape[-2:] != q.mu.shape):
-        b, d = q.mu.shape
-        raise ValueError(
-            f"noise has shape {list(noise.shape)}; expected [{b}, {d}] or [K, {b}, {d}]."
-        )
-    z = q.rsample() if noise is None else q.reparameterize(noise)
+    x, q, z = _posterior_sample(model, x, noise, validate)
     distortion = -model.decode(z).log_prob(x)
     rate = kl_to_standard_normal(q.mu, q.logvar).sum(-1)
     return ELBO(distortion, rate)
+
+
+def elbo_at_optimal_scale(
+    model: VAE, x: Tensor, *, noise: Tensor | None = None, validate: bool = True
+) -> ELBO:
+    r"""Estimate the bound under a Gaussian whose scale is, while training, the best for the batch.
+
+    .. math:: s^2 = \frac{1}{BP} \sum_{b,i} (x_{bi} - \hat x_{bi})^2
+
+    maximises the likelihood of the batch (Rybkin et al. 2021). Since it is a maximum, the
+    networks get the same gradient whether s is differentiated or not; here it is not. The
+    likelihood keeps a running mean of s^2, and that is the scale of a model in evaluation mode:
+    a scale that is chosen by looking at the test image would not give a density.
+
+    Takes and raises what :func:`elbo` does, and a TypeError if the likelihood is not a Gaussian.
+    """
+    if not isinstance(model.likelihood, Gaussian):
+        kind = type(model.likelihood).__name__
+        raise TypeError(f"the likelihood is {kind}; expected a Gaussian, which has a scale.")
+    if not model.training:
+        return elbo(model, x, noise=noise, validate=validate)
+    x, q, z = _posterior_sample(model, x, noise, validate)
+    mean = model.decode(z).mean
+    variance = (x - mean).detach().square().mean().clamp(min=1e-12)  # never log 0
+    model.likelihood.follow(variance)
+    distortion = -model.likelihood.around(mean, variance.sqrt()).log_prob(x)
+    return ELBO(distortion, kl_to_standard_normal(q.mu, q.logvar).sum(-1))
 
 
 def reconstruction(
@@ -100,6 +120,22 @@ def reconstruction(
         model.likelihood.check(x)
     distortion = -model.decode(model.encode(x)).log_prob(x)
     return ELBO(distortion, torch.zeros_like(distortion))
+
+
+def _posterior_sample(
+    model: VAE, x: Tensor, noise: Tensor | None, validate: bool
+) -> tuple[Tensor, DiagonalNormal, Tensor]:
+    """Return the checked images, q(z | x), and z drawn from it at the noise."""
+    x = model.as_images(x)
+    if validate:
+        model.likelihood.check(x)
+    q = model.encode(x)
+    if noise is not None and (noise.dim() > 3 or noise.shape[-2:] != q.mu.shape):
+        b, d = q.mu.shape
+        raise ValueError(
+            f"noise has shape {list(noise.shape)}; expected [{b}, {d}] or [K, {b}, {d}]."
+        )
+    return x, q, q.rsample() if noise is None else q.reparameterize(noise)
 
 
 Objective = Callable[..., ELBO]

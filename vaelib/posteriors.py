@@ -88,6 +88,7 @@ SCALES: dict[str, Callable[[Tensor], Tensor]] = {
     "capped": lambda logvar: logvar.clamp(max=2.0),
     "softplus": lambda rho: F.softplus(rho).square().log(),
     "linear": lambda sigma: sigma.square().log(),
+    "softplus-logvar": F.softplus,
 }
 """What the encoder's second output means, each as a map from that output to the log-variance.
 
@@ -97,6 +98,7 @@ than the prior is of no use, and a deep encoder that overshoots for one odd imag
 the exponential. Above the cap the gradient of the scale is zero; what brings such an image back
 is the training on the others. With ``softplus`` and ``linear`` the output is turned into sigma
 itself (log(1 + e^rho), or the bare number); their log-variance is log sigma^2, which is minus
-infinity where sigma^2 underflows. They are kept for the trial of chapter 1 and written as the
-code on trial wrote them.
+infinity where sigma^2 underflows. ``softplus-logvar`` makes the *log-variance* positive, so that
+no posterior is tighter than the prior. These three are kept for the trials of chapters 1 and 2
+and written as the code on trial wrote them.
 """

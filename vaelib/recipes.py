@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from vaelib.likelihoods import Bernoulli
-from vaelib.models import VAE
-from vaelib.networks import MLPDecoder, MLPEncoder, RandomBinarization
+from vaelib.models import VAE, Autoencoder
+from vaelib.networks import (
+    ConvDecoder,
+    ConvEncoder,
+    MLPDecoder,
+    MLPEncoder,
+    RandomBinarization,
+)
+from vaelib.objectives import ELBO, elbo
 from vaelib.schedules import one_cycle
+from vaelib.seeding import generator
 
 
 def two_dimensional_vae(profile: str = "full", *, seed: int = 0) -> VAE:
@@ -45,3 +54,152 @@ def two_dimensional_training(profile: str = "full") -> dict[str, Any]:
         "weight_decay": 0.01,
         "precision": "bfloat16" if full else "float32",
     }
+
+
+def wide_vae(
+    likelihood: nn.Module | None = None, *, seed: int = 0, model: type[VAE | Autoencoder] = VAE
+) -> VAE | Autoencoder:
+    """Build project D's network, 784-512-256-128 and back: the model of chapter 2.
+
+    Grey values under a Bernoulli, as in project D, unless another likelihood is given.
+    """
+    return model(
+        encoder=MLPEncoder(latent_dim=128, hidden=(512, 256), seed=seed),
+        decoder=MLPDecoder(latent_dim=128, hidden=(256, 512), seed=seed),
+        likelihood=likelihood or Bernoulli(grey=True),
+    )
+
+
+def wide_training(profile: str = "full", *, epochs: int) -> dict[str, Any]:
+    """Return the arguments of :func:`vaelib.training.fit` for the model of chapter 2."""
+    full = profile == "full"
+    return {
+        "epochs": epochs if full else 10,
+        "batch_size": 128 if full else 64,
+        "lr": one_cycle(2e-3),
+        "precision": "bfloat16" if full else "float32",
+    }
+
+
+def project_b_vae(*, scale: str = "softplus-logvar", seed: int = 0) -> VAE:
+    """Build project B's network, 784-600-600-50 and back; all weights are tiny at the start."""
+    vae = VAE(
+        encoder=MLPEncoder(latent_dim=50, hidden=(600, 600), seed=seed),
+        decoder=MLPDecoder(latent_dim=50, hidden=(600, 600), seed=seed),
+        likelihood=Bernoulli(grey=True),
+        scale=scale,
+    )
+    rng = generator(seed, "project B")
+    for parameter in vae.parameters():
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter, std=0.001, generator=rng)
+    return vae
+
+
+def project_b_objective(
+    model: VAE, x: Tensor, *, noise: Tensor | None = None, validate: bool = True
+) -> ELBO:
+    """Compute the bound and project B's weight decay, which is part of the loss.
+
+    B gave torch's Adam ``weight_decay=0.1`` beside a loss that is summed over a batch of 128. It
+    adds 0.1 times each parameter to the gradient, as does half the squared norm of all parameters
+    in the loss; per image that is 0.1 / 128 of it. The optimiser of :func:`vaelib.training.fit`
+    shrinks the weights outside the loss instead, and shrinks no biases.
+    """
+    distortion, rate = elbo(model, x, noise=noise, validate=validate)
+    norm = sum(parameter.square().sum() for parameter in model.parameters())
+    return ELBO(distortion + 0.5 * 0.1 / 128 * norm, rate)
+
+
+AROUND_A_PLANE: dict[tuple[str, int], tuple[dict[str, Any], dict[str, Any]]] = {
+    ("mlp", 70_000): ({"hidden": (37, 37, 37)}, {"hidden": (37, 37, 37)}),
+    ("conv", 70_000): (
+        {"channels": (8, 16, 32), "hidden": (32, 32, 32), "padding": 1},
+        {"hidden": (48, 48, 48, 48, 72), "channels": (8, 16)},
+    ),
+    ("mlp", 800_000): ({"hidden": (352, 256, 256)}, {"hidden": (128, 128, 128, 352)}),
+    ("conv", 800_000): (
+        {"channels": (8, 16), "hidden": (256, 128), "padding": 1},
+        {"hidden": (128, 128, 128, 300), "channels": (32, 16)},
+    ),
+}
+"""Family and budget -> arguments of encoder and decoder around two latent dimensions."""
+
+AROUND_MORE: dict[tuple[str, int], tuple[dict[str, Any], dict[str, Any]]] = {
+    ("mlp", 70_000): ({"hidden": (40,)}, {"hidden": (40,)}),
+    ("conv", 70_000): (
+        {"channels": (8, 16, 32), "hidden": (32,), "padding": 1},
+        {"hidden": (48,), "channels": (16, 16)},
+    ),
+    ("mlp", 800_000): ({"hidden": (376, 256)}, {"hidden": (256, 376)}),
+    ("conv", 800_000): (
+        {"channels": (8, 16), "hidden": (256, 128), "padding": 1},
+        {"hidden": (256, 300), "channels": (32, 16)},
+    ),
+}
+"""The same around more than two: wider and less deep, which suits them better."""
+
+
+def comparison_vae(family: str, budget: int, *, latent_dim: int, seed: int = 0) -> VAE:
+    """Build one of the networks that chapter 3 compares.
+
+    Parameters
+    ----------
+    family
+        ``"mlp"`` or ``"conv"``.
+    budget
+        Number of parameters, roughly: 70,000 or 800,000.
+    latent_dim, seed
+        As in :class:`vaelib.networks.MLPEncoder`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such family or budget.
+    """
+    if (family, budget) not in AROUND_MORE:
+        known = ", ".join(f"{f} {b}" for f, b in AROUND_MORE)
+        raise ValueError(
+            f"family and budget are {family!r} and {budget!r}; expected one of {known}."
+        )
+    encoder, decoder = {"mlp": (MLPEncoder, MLPDecoder), "conv": (ConvEncoder, ConvDecoder)}[family]
+    designs = AROUND_A_PLANE if latent_dim == 2 else AROUND_MORE
+    for_encoder, for_decoder = designs[family, budget]
+    common = {"latent_dim": latent_dim, "activation": nn.SiLU, "init": "he", "seed": seed}
+    return VAE(
+        encoder=encoder(**for_encoder, **common),
+        decoder=decoder(**for_decoder, **common),
+        likelihood=Bernoulli(grey=True),
+        scale="capped",
+    )
+
+
+def comparison_training(profile: str = "full", *, lr: float = 8e-3) -> dict[str, Any]:
+    """Return the arguments of :func:`vaelib.training.fit` for the networks of chapter 3."""
+    full = profile == "full"
+    return {
+        "epochs": 8 if full else 16,
+        "batch_size": 128 if full else 64,
+        "lr": one_cycle(lr),
+        "weight_decay": 0.01,
+        "precision": "bfloat16" if full else "float32",
+    }
+
+
+def project_e_vae(*, seed: int = 0) -> VAE:
+    """Build project E's network, 784-400-200 with two latent dimensions and back."""
+    common = {"latent_dim": 2, "activation": partial(nn.LeakyReLU, 0.2), "seed": seed}
+    return VAE(
+        encoder=MLPEncoder(hidden=(400, 200), **common),
+        decoder=MLPDecoder(hidden=(200, 400), **common),
+        likelihood=Bernoulli(grey=True),
+    )
+
+
+def tutorial_conv_vae(*, seed: int = 0) -> VAE:
+    """Build the network of the TensorFlow tutorial on convolutional VAEs: project A's."""
+    return VAE(
+        encoder=ConvEncoder(latent_dim=2, seed=seed),
+        decoder=ConvDecoder(latent_dim=2, seed=seed),
+        likelihood=Bernoulli(grey=True),
+    )

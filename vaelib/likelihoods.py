@@ -43,12 +43,7 @@ class Bernoulli(nn.Module):
 
     def check(self, x: Tensor) -> None:
         """Raise a ValueError if the images ``x`` lie outside what this likelihood describes."""
-        low, high = value_range(x)
-        if low < 0 or high > 1:
-            raise ValueError(
-                f"images lie in [{low:.4g}, {high:.4g}]; a Bernoulli likelihood needs [0, 1]. "
-                "Divide grey values by 255 (vaelib.data.to_float does), or use a Gaussian."
-            )
+        check_unit_interval(x, "Bernoulli")
         if not self.grey and not bool(((x == 0) | (x == 1)).all()):
             raise ValueError(
                 "images hold grey values, but a Bernoulli pixel is 0 or 1. Binarise them "
@@ -120,12 +115,7 @@ class ContinuousBernoulli(nn.Module):
 
     def check(self, x: Tensor) -> None:
         """Raise a ValueError if the images ``x`` hold values outside [0, 1]."""
-        low, high = value_range(x)
-        if low < 0 or high > 1:
-            raise ValueError(
-                f"images lie in [{low:.4g}, {high:.4g}]; a continuous Bernoulli needs [0, 1]. "
-                "Divide grey values by 255 (vaelib.data.to_float does), or use a Gaussian."
-            )
+        check_unit_interval(x, "continuous Bernoulli")
 
 
 class ExponentialOnUnitInterval(Distribution):
@@ -167,6 +157,16 @@ class ExponentialOnUnitInterval(Distribution):
         """Return where a series in the logits replaces the formula, and logits safe for it."""
         small = self.logits.abs() < 1e-2
         return small, torch.where(small, 1.0, self.logits)
+
+
+def check_unit_interval(x: Tensor, likelihood: str) -> None:
+    """Raise a ValueError that names the likelihood if ``x`` holds values outside [0, 1]."""
+    low, high = value_range(x)
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"images lie in [{low:.4g}, {high:.4g}]; a {likelihood} likelihood needs [0, 1]. "
+            "Divide grey values by 255 (vaelib.data.to_float does), or use a Gaussian."
+        )
 
 
 def value_range(x: Tensor) -> tuple[float, float]:

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
@@ -14,6 +15,7 @@ from vaelib.evaluation import (
     elbo_per_image,
     evaluate,
     fixed_subset,
+    posterior_scale,
     rate_per_unit,
     reconstruction_rmse,
 )
@@ -285,8 +287,9 @@ def test_the_error_depends_on_the_seed_and_on_no_global_stream(vae, images, rng_
         partial(reconstruction_rmse, sampled=False),
         rate_per_unit,
         partial(active_units, threshold=0.1),
+        posterior_scale,
     ],
-    ids=["rmse", "rmse-of-the-mean", "rate", "active"],
+    ids=["rmse", "rmse-of-the-mean", "rate", "active", "scale"],
 )
 def test_no_measure_depends_on_the_training_mode(measure, images):
     sizes = {"latent_dim": 2, "hidden": (16,), "image_shape": (1, 4, 4)}
@@ -316,6 +319,42 @@ def test_the_rates_of_the_units_equal_those_of_torch_and_sum_to_the_rate(make_va
     report = evaluate(make_vae(latent_dim=3, likelihood=Bernoulli(grey=True), seed=2), x)
     assert rates.sum().item() == pytest.approx(report.rate, rel=1e-5)
     assert not rates.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("scale", "sigma"), [("exp", lambda r: (r / 2).exp()), ("softplus", F.softplus)]
+)
+def test_the_scale_of_a_unit_is_the_mean_of_sigma_over_the_images(make_vae, scale, sigma):
+    vae = make_vae(latent_dim=3, scale=scale, seed=2)
+    # 1000 images and then 300 others: a mean of batch means would weigh them alike.
+    x = torch.rand(1300, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    x[1000:] = 1
+    found = posterior_scale(vae, x)
+    columns = sigma(vae.encoder(x)[1].detach()).double().T.tolist()
+    assert found.tolist() == pytest.approx([statistics.fmean(c) for c in columns], rel=1e-5)
+    root_of_the_mean_variance = [math.hypot(*c) / math.sqrt(1300) for c in columns]
+    assert found.tolist() != pytest.approx(root_of_the_mean_variance, rel=1e-4)
+    assert not found.requires_grad
+    assert torch.equal(posterior_scale(vae, x.flatten(1)), found)
+
+
+def test_the_scale_of_a_unit_that_is_not_used_is_1(make_vae, images):
+    vae = make_vae()
+    nn.init.zeros_(vae.encoder.layers[-1].weight)  # the posterior of every image is the prior
+    assert posterior_scale(vae, images).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("bad", "error", "message"),
+    [
+        (torch.zeros(3, 1, 4, 4, dtype=torch.uint8), TypeError, "images are torch.uint8"),
+        (torch.zeros(3, 1, 4, 5), ValueError, r"images have shape \[3, 1, 4, 5\]"),
+    ],
+    ids=["whole-numbers", "shape"],
+)
+def test_the_scale_refuses_images_that_do_not_suit_the_model(vae, bad, error, message):
+    with pytest.raises(error, match=message):
+        posterior_scale(vae, bad)
 
 
 @pytest.fixture

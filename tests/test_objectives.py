@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy import optimize
 from torch.distributions import Independent, Normal, kl_divergence
 
@@ -11,6 +12,7 @@ from vaelib.objectives import (
     ELBO,
     elbo,
     elbo_at_optimal_scale,
+    free_bits,
     kl_to_standard_normal,
     reconstruction,
 )
@@ -383,3 +385,126 @@ def test_at_the_optimal_scale_bad_images_and_noise_are_refused(make_gaussian, tr
     with pytest.raises(ValueError, match=r"noise has shape \[6, 2\]; expected \[7, 2\]"):
         elbo_at_optimal_scale(vae, x, noise=noise[:6])
     assert vae.likelihood.log_scale.exp().item() == pytest.approx(0.7)
+
+
+@pytest.fixture
+def uneven(make_vae, images):
+    """A VAE with four units, and the mean rate of each: two small ones and two large ones."""
+    vae = make_vae(latent_dim=4, seed=6).double()
+    with torch.no_grad():
+        vae.encoder.layers[-1].bias[4:] = torch.tensor([0.3, -4.0, -0.2, -3.0])
+        mu, logvar = vae.encoder(images.double())
+        rates = kl_divergence(Normal(mu, (logvar / 2).exp()), Normal(0.0, 1.0)).mean(0)
+    return vae, rates
+
+
+def between(rates: torch.Tensor) -> float:
+    """An allowance above the two small rates and below the two large ones."""
+    low, high = rates.sort().values[1:3].tolist()
+    assert rates[[0, 2]].max() == low
+    assert high - low > 0.3
+    return (low + high) / 2
+
+
+@pytest.mark.parametrize("leading", [(), (3,)], ids=["one-sample", "three-samples"])
+def test_with_free_bits_the_two_parts_equal_an_explicit_loop(uneven, images, leading):
+    vae, x = uneven[0], images[:6].double()
+    noise = torch.randn(*leading, 6, 4, dtype=torch.float64)
+    mu, logvar = (out.detach() for out in vae.encoder(x))
+    means = [
+        sum(0.5 * (m**2 + math.exp(v) - 1 - v) for m, v in zip(*unit, strict=True)) / 6
+        for unit in zip(mu.T.tolist(), logvar.T.tolist(), strict=True)
+    ]
+    nats = between(torch.tensor(means))
+    terms = free_bits(nats)(vae, x, noise=noise)
+    rate = sum(max(nats, mean) for mean in means)
+    assert terms.rate.tolist() == pytest.approx([rate] * 6, rel=1e-12)
+    logits = vae.decoder(mu + (logvar / 2).exp() * noise)
+    wide = x.expand_as(logits)
+    loss = F.binary_cross_entropy_with_logits(logits, wide, reduction="none").sum((-3, -2, -1))
+    assert terms.distortion.shape == (*leading, 6)
+    torch.testing.assert_close(terms.distortion, loss)
+
+
+def test_no_free_nats_give_the_mean_rate_of_the_bound_and_its_gradient(uneven, images):
+    vae, x = uneven[0], images.double()
+    noise = torch.randn(50, 4, dtype=torch.float64)
+    free, bound = free_bits(0)(vae, x, noise=noise), elbo(vae, x, noise=noise)
+    torch.testing.assert_close(free.rate, bound.rate.mean().expand(50))
+    torch.testing.assert_close(free.distortion, bound.distortion)
+    truth = gradients(vae, -bound.elbo.mean())
+    torch.testing.assert_close(gradients(vae, -free.elbo.mean()), truth)
+
+
+def test_a_unit_has_no_gradient_below_its_free_nats_and_that_of_the_bound_above(uneven, images):
+    (vae, rates), x = uneven, images.double()
+    nats = between(rates)
+    layer, noise = vae.encoder.layers[-1], torch.randn(50, 4, dtype=torch.float64)
+
+    def of_units(rate: torch.Tensor) -> torch.Tensor:
+        # A unit has two rows: the first four are for the means, the others for the log-variances.
+        return torch.autograd.grad(rate.mean(), layer.weight)[0].unflatten(0, (2, 4))
+
+    found = of_units(free_bits(nats)(vae, x, noise=noise).rate)
+    truth = of_units(elbo(vae, x, noise=noise).rate)
+    assert truth.abs().amax((0, 2)).min() > 1e-3
+    assert found[:, rates < nats].eq(0).all()
+    torch.testing.assert_close(found[:, rates > nats], truth[:, rates > nats])
+
+
+def test_the_free_nats_are_counted_after_the_mean_over_the_batch(uneven, images):
+    # Single images lie on both sides of the allowance of a unit whose mean lies above it.
+    (vae, rates), x = uneven, images.double()
+    mu, logvar = vae.encoder(x)
+    each = kl_divergence(Normal(mu, (logvar / 2).exp()), Normal(0.0, 1.0))
+    nats = 0.99 * rates.min().item()
+    assert (each < nats).any()
+    rate = free_bits(nats)(vae, x, noise=torch.zeros(50, 4, dtype=torch.float64)).rate
+    torch.testing.assert_close(rate, rates.sum().expand(50))
+
+
+def test_in_evaluation_mode_there_are_no_free_bits(uneven, images):
+    vae, x = uneven[0], images.double()
+    noise = torch.randn(3, 50, 4, dtype=torch.float64)
+    truth = elbo(vae, x, noise=noise)
+    assert (free_bits(5.0)(vae, x, noise=noise).rate > truth.rate.mean() + 1).all()
+    found = free_bits(5.0)(vae.eval(), x, noise=noise)
+    assert torch.equal(found.distortion, truth.distortion)
+    assert torch.equal(found.rate, truth.rate)
+
+
+@pytest.mark.parametrize("nats", [-0.1, -math.inf, math.nan])
+def test_a_bad_number_of_free_nats_is_named(nats):
+    with pytest.raises(ValueError, match=f"nats is {nats}; expected at least 0"):
+        free_bits(nats)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("bad", "error", "message"),
+    [
+        (torch.zeros(3, 1, 4, 4, dtype=torch.uint8), TypeError, "images are torch.uint8"),
+        (torch.zeros(3, 1, 5, 4), ValueError, r"images have shape \[3, 1, 5, 4\]"),
+        (torch.full((3, 1, 4, 4), 0.5), ValueError, "grey values"),
+        (torch.full((3, 1, 4, 4), math.nan), ValueError, "48 values that are NaN"),
+    ],
+    ids=["whole-numbers", "shape", "grey", "nan"],
+)
+def test_with_free_bits_bad_images_are_refused(make_vae, training, bad, error, message):
+    vae = make_vae().train(training)
+    for objective in (elbo, free_bits(0.5)):
+        with pytest.raises(error, match=message):
+            objective(vae, bad)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_with_free_bits_bad_noise_is_refused_and_unchecked_values_are_not(
+    make_vae, images, training
+):
+    vae, objective = make_vae().train(training), free_bits(0.5)
+    with pytest.raises(ValueError, match=r"noise has shape \[49, 2\]; expected \[50, 2\]"):
+        objective(vae, images, noise=torch.zeros(49, 2))
+    noise = torch.randn(50, 2)
+    found = objective(vae, images / 2, noise=noise, validate=False)
+    asked = elbo(make_vae(likelihood=Bernoulli(grey=True)), images / 2, noise=noise)
+    assert torch.equal(found.distortion, asked.distortion)

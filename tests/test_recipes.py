@@ -1,14 +1,18 @@
+import inspect
 import math
 from itertools import pairwise
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from vaelib import VAE, Autoencoder, Gaussian, recipes
 from vaelib.networks import RandomBinarization, count_parameters
 from vaelib.objectives import elbo
+from vaelib.sweeps import fit_sweep
+from vaelib.training import fit
 
 
 def mlp_parameters(*networks: list[int]) -> int:
@@ -91,7 +95,9 @@ def test_the_network_of_the_tensorflow_tutorial_has_its_size():
     assert count_parameters(recipes.tutorial_conv_vae()) == encoder + decoder == 69_989
 
 
-@pytest.mark.parametrize("build", [recipes.wide_vae, recipes.project_b_vae, recipes.project_e_vae])
+@pytest.mark.parametrize(
+    "build", [recipes.wide_vae, recipes.project_b_vae, recipes.project_c_vae, recipes.project_e_vae]
+)
 def test_the_seed_of_a_recipe_fixes_its_weights(build, rng_untouched):
     with rng_untouched():
         one, same, other = build(seed=3), build(seed=3), build(seed=4)
@@ -188,3 +194,79 @@ def test_the_networks_of_the_comparison_keep_to_their_budget(family, budget, lat
 def test_an_unknown_network_of_the_comparison_is_named(family, budget):
     with pytest.raises(ValueError, match=f"'{family}' and {budget}; expected one of mlp 70000"):
         recipes.comparison_vae(family, budget, latent_dim=2)
+
+
+def test_the_networks_of_the_sweep_are_one_for_each_beta_and_start_alike(rng_untouched):
+    with rng_untouched():
+        vaes = recipes.sweep_vaes(latent_dim=5, seed=3)
+    alone = recipes.comparison_vae("mlp", 800_000, latent_dim=5, seed=3)
+    other = recipes.sweep_vaes(latent_dim=5, seed=4)[0]
+    assert len(vaes) == len(recipes.BETAS)
+    assert len({p.data_ptr() for vae in vaes for p in vae.parameters()}) == sum(
+        len(list(vae.parameters())) for vae in vaes
+    )
+    for name, value in alone.state_dict().items():
+        assert all(torch.equal(vae.state_dict()[name], value) for vae in vaes)
+        assert "weight" not in name or not torch.equal(other.state_dict()[name], value)
+    assert recipes.sweep_vaes()[0].latent_dim == 16
+
+
+def test_the_betas_of_the_sweep_rise_from_no_rate_past_the_bound():
+    betas = list(recipes.BETAS)
+    assert betas == sorted(set(betas))
+    assert betas[0] == 0
+    assert 1 in betas
+
+
+@pytest.mark.parametrize(("profile", "precision"), [("full", "bfloat16"), ("quick", "float32")])
+def test_the_sweep_is_trained_with_a_warm_up_and_keeps_full_precision_on_a_cpu(profile, precision):
+    recipe = recipes.sweep_training(profile)
+    assert recipe.keys() <= inspect.signature(fit_sweep).parameters.keys()
+    assert recipe["precision"] == precision
+    lr = [recipe["lr"](k / 100) for k in range(101)]
+    assert lr[0] == 0
+    assert lr[5] == pytest.approx(lr[10] / 2)
+    assert max(lr) == lr[10]
+    assert lr[10:] == sorted(lr[10:], reverse=True)
+    assert lr[100] < 1e-12
+
+
+def test_the_network_of_project_c_has_its_size():
+    size = mlp_parameters([784, 500, 120, 2 * 15], [15, 120, 500, 784])
+    assert count_parameters(recipes.project_c_vae()) == size == 911_454
+    assert recipes.project_c_vae(latent_dim=4).latent_dim == 4
+
+
+def test_the_posterior_of_project_c_has_the_scale_softplus():
+    vae, x = recipes.project_c_vae(seed=2), torch.randn(5, 784)
+    rho = vae.encoder(x.view(5, 1, 28, 28))[1]
+    torch.testing.assert_close(vae.encode(x).stddev, F.softplus(rho))
+
+
+def test_the_distortion_of_project_c_is_its_sum_of_squared_errors_and_a_constant():
+    vae = recipes.project_c_vae(seed=2).double()
+    rng = torch.Generator().manual_seed(0)
+    x = recipes.project_c_images(torch.rand(6, 1, 28, 28, generator=rng).double())
+    noise = torch.randn(6, 15, generator=rng).double()
+    found = elbo(vae, x, noise=noise).distortion - recipes.PROJECT_C_CONSTANT
+    mu, rho = vae.encoder(x)
+    mean = vae.decoder(mu + (1 + rho.exp()).log() * noise)
+    for image, drawn, error in zip(x, mean, found.tolist(), strict=True):
+        pairs = zip(image.flatten().tolist(), drawn.flatten().tolist(), strict=True)
+        # The scale is kept as a logarithm that was rounded to float32.
+        assert error == pytest.approx(math.fsum((a - b) ** 2 for a, b in pairs), rel=1e-6)
+
+
+def test_the_images_of_project_c_are_standardised_by_the_numbers_of_mnist():
+    # 0.1307 and 0.3081 are the mean and the deviation that torch's own example of MNIST uses.
+    grey = torch.linspace(0, 1, 11).double().view(1, 1, 1, 11)
+    found = recipes.project_c_images(grey)
+    assert found.shape == grey.shape
+    torch.testing.assert_close(found, (grey - 0.1307) / 0.3081, rtol=0, atol=5e-4)
+    assert grey.max() == 1
+
+
+def test_project_c_is_trained_at_a_constant_rate_in_full_precision():
+    recipe = recipes.project_c_training()
+    assert recipe == {"epochs": 15, "batch_size": 64, "lr": 0.001}
+    assert recipe.keys() <= inspect.signature(fit).parameters.keys()

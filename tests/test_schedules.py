@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from vaelib.schedules import constant, cosine, linear, one_cycle
+from vaelib.schedules import constant, cosine, cyclical, linear, one_cycle
 
 STEPS = np.linspace(0, 1, 1001)
 
@@ -62,6 +62,38 @@ def test_linear_over_nothing_is_constant():
 
 
 @pytest.mark.parametrize(
+    ("progress", "value"),
+    [(0, 0.0), (1 / 8, 2.0), (1 / 4, 4.0), (7 / 16, 4.0), (1 / 2, 0.0), (5 / 8, 2.0), (7 / 8, 4.0)],
+)
+def test_cyclical_rises_and_stays_in_every_cycle(progress, value):
+    assert cyclical(4.0, cycles=2, rise=0.5)(progress) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("options", "cycles", "rise"),
+    [({}, 4, 0.5), ({"cycles": 5}, 5, 0.5), ({"rise": 0.3}, 4, 0.3), ({"rise": 1}, 4, 1.0)],
+    ids=["default", "five-cycles", "short-rise", "saw-tooth"],
+)
+def test_cyclical_is_the_schedule_of_fu_et_al(options, cycles, rise):
+    # As written there: steps t from 1 to T, M cycles, and the share R of a cycle for the rise.
+    steps, schedule = 1000, cyclical(2.0, **options)
+    for t in range(1, steps + 1):
+        tau = ((t - 1) % math.ceil(steps / cycles)) / (steps / cycles)
+        value = 2.0 * (tau / rise if tau <= rise else 1.0)
+        assert schedule((t - 1) / steps) == pytest.approx(value, abs=1e-9)
+
+
+def test_one_cycle_of_the_cyclical_is_the_linear_rise():
+    before_the_end = STEPS[:-1]
+    once, rise = cyclical(3.0, cycles=1, rise=0.4), linear(0.0, 3.0, over=0.4)
+    assert [once(p) for p in before_the_end] == [rise(p) for p in before_the_end]
+
+
+def test_cyclical_without_a_rise_is_constant():
+    assert set(values(cyclical(4, rise=0))) == {4.0}
+
+
+@pytest.mark.parametrize(
     ("schedule", "slope"),
     [
         (cosine(1.0), math.pi / 2),
@@ -74,7 +106,9 @@ def test_schedules_are_continuous(schedule, slope):
     assert np.abs(np.diff(values(schedule))).max() <= slope * 0.001 + 1e-9
 
 
-@pytest.mark.parametrize("schedule", [cosine(1.0), one_cycle(1.0), linear(0, 1, over=0.5)])
+@pytest.mark.parametrize(
+    "schedule", [cosine(1.0), one_cycle(1.0), linear(0, 1, over=0.5), cyclical(1.0)]
+)
 def test_schedules_are_pure(schedule):
     backwards = [schedule(progress) for progress in STEPS[::-1]]
     assert values(schedule).tolist() == backwards[::-1]
@@ -90,3 +124,15 @@ def test_a_bad_warm_up_is_named(warmup):
 def test_a_bad_share_is_named(over):
     with pytest.raises(ValueError, match=f"over is {over}; expected a share"):
         linear(0.0, 1.0, over=over)
+
+
+@pytest.mark.parametrize("cycles", [0, -2, 1.5, "3", None])
+def test_a_bad_number_of_cycles_is_named(cycles):
+    with pytest.raises(ValueError, match=f"cycles is {cycles!r}; expected a whole number"):
+        cyclical(1.0, cycles=cycles)
+
+
+@pytest.mark.parametrize("rise", [-0.1, 1.1, math.nan])
+def test_a_bad_rise_is_named(rise):
+    with pytest.raises(ValueError, match=f"{rise}; expected a share"):
+        cyclical(1.0, rise=rise)

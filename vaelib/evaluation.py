@@ -181,6 +181,16 @@ def active_units(vae: VAE, images: Tensor, *, threshold: float = 0.01) -> Tensor
     return (mu.var(0) > threshold).cpu()
 
 
+def posterior_scale(vae: VAE, images: Tensor) -> Tensor:
+    """Mean over the images of sigma, for each latent dimension, ``[D]`` on the CPU.
+
+    It is 1 for a dimension that is not used, and small for one that places images precisely.
+    """
+    with torch.no_grad(), evaluation_mode(vae):
+        posteriors = map(vae.encode, vae.as_images(images).to(vae.device).split(1000))
+        return torch.cat([q.stddev for q in posteriors]).mean(0).cpu()
+
+
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Switch off what a model does only while training, and restore its mode afterwards."""

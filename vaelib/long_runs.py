@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Callable
 from functools import partial
 from itertools import product
@@ -18,13 +19,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vaelib import data, recipes
-from vaelib.evaluation import active_units, evaluate, reconstruction_rmse
+from vaelib.aggregate import AggregatePosterior, codes, gaussian_total_correlation
+from vaelib.evaluation import (
+    active_units,
+    evaluate,
+    fixed_subset,
+    posterior_scale,
+    reconstruction_rmse,
+)
 from vaelib.likelihoods import Gaussian
 from vaelib.models import VAE
 from vaelib.networks import count_parameters
-from vaelib.objectives import elbo_at_optimal_scale
+from vaelib.objectives import Objective, elbo_at_optimal_scale, free_bits
 from vaelib.results import PUBLISHED, provenance, write_json
-from vaelib.schedules import Schedule, constant, cosine, one_cycle
+from vaelib.schedules import Schedule, constant, cosine, cyclical, linear, one_cycle
+from vaelib.sweeps import fit_sweep
 from vaelib.training import fit
 
 
@@ -57,6 +66,77 @@ def measured(
     }
 
 
+def prior_match(vae: VAE, train: Tensor, test: Tensor) -> dict[str, float]:
+    """Measure how far the codes of the test images are from the prior."""
+    z = codes(vae, test)
+    # Another seed: a collapsed model has no images in its codes, only the noise.
+    mixture = AggregatePosterior(codes(vae, fixed_subset(train, 20_000), seed=1))
+    return {
+        "test_mismatch": mixture.mismatch(z),
+        "test_total_correlation": gaussian_total_correlation(z),
+        "test_mean_scale": float(posterior_scale(vae, test).mean()),
+    }
+
+
+def beta_sweep(seed: int, *, latent_dim: int) -> tuple[VAE, dict[str, Any]]:
+    """Train the sweep of chapter 4 on all of MNIST's training images."""
+    train, test = images("mnist")
+    vaes = recipes.sweep_vaes(latent_dim=latent_dim, seed=seed)
+    started = time.perf_counter()
+    fit_sweep(vaes, train, betas=recipes.BETAS, seed=seed, **recipes.sweep_training())
+    seconds = time.perf_counter() - started
+    reports = [evaluate(vae, test) for vae in vaes]
+    return vaes[0], {
+        "beta": list(recipes.BETAS),
+        "test_distortion": [report.distortion for report in reports],
+        "test_rate": [report.rate for report in reports],
+        "test_active_units": [int(active_units(vae, test).sum()) for vae in vaes],
+        **{
+            name: [match[name] for match in matches]
+            for matches in [[prior_match(vae, train, test) for vae in vaes]]
+            for name in matches[0]
+        },
+        "seconds": seconds,
+        "provenance": provenance("full", vaes[0].device, seconds),
+    }
+
+
+def wide(
+    seed: int, *, beta: float | Schedule, objective: Objective | None = None
+) -> tuple[VAE, dict[str, Any]]:
+    """Train the wide network of chapter 2 with grey values under a Bernoulli, 20 epochs."""
+    recipe = recipes.wide_training(epochs=20) | {"beta": beta, "objective": objective}
+    return measured(recipes.wide_vae(seed=seed), *images("mnist"), seed=seed, **recipe)
+
+
+def project_c_for_long(seed: int, *, beta: float) -> tuple[VAE, dict[str, Any]]:
+    """Train project C's network for 100 epochs with an eye on 5,000 validation images."""
+    train, validation, test = map(recipes.project_c_images, three_parts("mnist"))
+    vae = recipes.project_c_vae(seed=seed)
+    recipe = recipes.project_c_training() | {"epochs": 100, "beta": beta}
+    history = fit(vae, train, test=validation, snapshot_every=1, seed=seed, **recipe)
+
+    def loss(split: str) -> list[float]:
+        parts = (history.curve(split, part) for part in ("distortion", "rate"))
+        return [d - recipes.PROJECT_C_CONSTANT + beta * r for d, r in zip(*parts, strict=True)]
+
+    on_validation = loss("test")
+    best = min(history.snapshots, key=lambda epoch: on_validation[epoch])
+    tested = {}
+    for epoch in (15, best, 100):
+        vae.load_state_dict(history.snapshots[epoch])
+        report = evaluate(vae, test)
+        tested[str(epoch)] = report.distortion - recipes.PROJECT_C_CONSTANT + beta * report.rate
+    return vae, {
+        "train_loss": loss("train"),
+        "validation_loss": on_validation,
+        "best_epoch": best,
+        "test_loss_after": tested,
+        "seconds": history.seconds,
+        "provenance": provenance("full", vae.device, history.seconds),
+    }
+
+
 def two_dimensional_vae(seed: int) -> tuple[VAE, dict[str, Any]]:
     """Train the 2-D VAE of chapter 1 on all of MNIST's training images."""
     vae = recipes.two_dimensional_vae(seed=seed)
@@ -82,12 +162,26 @@ def project_d(seed: int, *, lr: Schedule, epochs: int) -> tuple[VAE, dict[str, A
     return measured(recipes.wide_vae(seed=seed), train[:55_000], test, seed=seed, **recipe)
 
 
-def project_b(seed: int, *, scale: str) -> tuple[VAE, dict[str, Any]]:
-    """Train project B's network on Fashion-MNIST by its recipe, at beta = 1."""
+def project_b(seed: int, *, scale: str, beta: float = 1.0) -> tuple[VAE, dict[str, Any]]:
+    """Train project B's network on Fashion-MNIST by its recipe."""
     recipe = {"epochs": 25, "batch_size": 128, "lr": 1e-3, "precision": "bfloat16"}
-    recipe["objective"] = recipes.project_b_objective
+    recipe |= {"objective": recipes.project_b_objective, "beta": beta}
+    train, test = images("fashion-mnist")
     vae = recipes.project_b_vae(scale=scale, seed=seed)
-    return measured(vae, *images("fashion-mnist"), seed=seed, **recipe)
+    vae, numbers = measured(vae, train, test, seed=seed, **recipe)
+    return vae, {**numbers, **prior_match(vae, train, test)}
+
+
+def project_c(
+    seed: int, *, beta: float | Schedule, objective: Objective | None = None
+) -> tuple[VAE, dict[str, Any]]:
+    """Train project C's network by its recipe: standardised pixels, Adam at 1e-3, 15 epochs."""
+    train, test = map(recipes.project_c_images, images("mnist"))
+    vae = recipes.project_c_vae(seed=seed)
+    recipe = recipes.project_c_training() | {"beta": beta, "objective": objective}
+    vae, numbers = measured(vae, train, test, seed=seed, **recipe)
+    error = numbers["test_distortion"] - recipes.PROJECT_C_CONSTANT
+    return vae, {**numbers, "test_squared_error": error}
 
 
 def tutorial_conv(seed: int) -> tuple[VAE, dict[str, Any]]:
@@ -166,6 +260,9 @@ LONG_RUNS = {
     "project-d-one-cycle": LongRun(
         partial(project_d, lr=one_cycle(2e-3), epochs=40), seeds=(0, 1, 2)
     ),
+    "project-b-beta-0.005": LongRun(
+        partial(project_b, scale="softplus-logvar", beta=0.005), seeds=(0, 1)
+    ),
     "project-b-softplus": LongRun(partial(project_b, scale="softplus-logvar"), seeds=(0, 1)),
     "project-b-plain": LongRun(partial(project_b, scale="exp"), seeds=(0, 1)),
     **{
@@ -184,6 +281,33 @@ LONG_RUNS = {
         )
         for (family, budget), latent_dim in product(recipes.AROUND_MORE, (2, 16, 32))
     },
+    **{
+        f"project-c-{beta:g}": LongRun(partial(project_c, beta=beta), seeds, keeps_weights)
+        for beta, seeds, keeps_weights in (
+            (0.0, (0, 1, 2), True),
+            (0.3, (0,), False),
+            (8.0, (0, 1, 2), False),
+            (12.0, (0, 1, 2), True),
+            (80.0, (0,), False),
+            (120.0, (0,), False),
+            (200.0, (0, 1, 2), True),
+        )
+    },
+    **{
+        f"project-c-{beta:g}-100-epochs": LongRun(partial(project_c_for_long, beta=beta), (0,))
+        for beta in (0.3, 12.0)
+    },
+    "beta-sweep-16d": LongRun(partial(beta_sweep, latent_dim=16), seeds=(0, 1, 2)),
+    **{
+        f"{setting}-{name}": LongRun(partial(train, **remedy), (0, 1, 2))
+        for setting, train, beta in (("wide", wide, 1.0), ("project-c-12", project_c, 12.0))
+        for name, remedy in (
+            ("annealing", {"beta": linear(0.0, beta, over=0.5)}),
+            ("cyclical", {"beta": cyclical(beta)}),
+            ("free-bits", {"beta": beta, "objective": free_bits(0.1)}),
+        )
+    },
+    "wide": LongRun(partial(wide, beta=1.0), seeds=(0, 1, 2)),
     "comparison-learning-rates": LongRun(learning_rates, seeds=(0,)),
     "small-conv": LongRun(small_conv, seeds=(0,), keeps_weights=True),
     "tutorial-conv": LongRun(tutorial_conv, seeds=(0, 1), keeps_weights=True),

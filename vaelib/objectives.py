@@ -108,6 +108,37 @@ def elbo_at_optimal_scale(
     return ELBO(distortion, kl_to_standard_normal(q.mu, q.logvar).sum(-1))
 
 
+def free_bits(nats: float) -> Objective:
+    r"""Return an objective in which each latent dimension has some nats for free.
+
+    .. math:: \text{rate} = \sum_d \max\Bigl(\lambda,\;
+        \tfrac1B \sum_b \mathrm{KL}(q(z_d|x_b)\,\|\,p(z_d))\Bigr)
+
+    Below :math:`\lambda` nats, the mean over the batch of a dimension's KL has no gradient, so
+    that nothing pulls an unused dimension to the prior (Kingma et al. 2016, appendix C.8). This
+    rate is not that of the bound, so a model in evaluation mode is measured by :func:`elbo`.
+
+    Parameters
+    ----------
+    nats
+        The :math:`\lambda`, at least 0, for each dimension.
+    """
+    if not nats >= 0:
+        raise ValueError(f"nats is {nats!r}; expected at least 0, for each latent dimension.")
+
+    def objective(
+        model: VAE, x: Tensor, *, noise: Tensor | None = None, validate: bool = True
+    ) -> ELBO:
+        if not model.training:
+            return elbo(model, x, noise=noise, validate=validate)
+        x, q, z = _posterior_sample(model, x, noise, validate)
+        distortion = -model.decode(z).log_prob(x)
+        per_unit = kl_to_standard_normal(q.mu, q.logvar).mean(0)
+        return ELBO(distortion, per_unit.clamp(min=nats).sum().expand(len(x)))
+
+    return objective
+
+
 def reconstruction(
     model: Autoencoder, x: Tensor, *, noise: Tensor | None = None, validate: bool = True
 ) -> ELBO:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
-from vaelib.likelihoods import Bernoulli
+from vaelib.likelihoods import Bernoulli, Gaussian
 from vaelib.models import VAE, Autoencoder
 from vaelib.networks import (
     ConvDecoder,
@@ -186,6 +187,27 @@ def comparison_training(profile: str = "full", *, lr: float = 8e-3) -> dict[str,
     }
 
 
+BETAS = (0.0, 0.005, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0, 16.0, 28.0, 50.0, 200.0)
+"""The values of beta of chapter 4, from an autoencoder with noise to collapse."""
+
+
+def sweep_vaes(*, latent_dim: int = 16, seed: int = 0) -> list[VAE]:
+    """Build a network of chapter 3, with equal first weights for each of :data:`BETAS`."""
+    return [comparison_vae("mlp", 800_000, latent_dim=latent_dim, seed=seed) for _ in BETAS]
+
+
+def sweep_training(profile: str = "full") -> dict[str, Any]:
+    """Return the arguments of :func:`vaelib.sweeps.fit_sweep` for the sweep of chapter 4."""
+    full = profile == "full"
+    return {
+        "epochs": 6,
+        "batch_size": 128 if full else 64,
+        "lr": one_cycle(8e-3),
+        "weight_decay": 0.01,
+        "precision": "bfloat16" if full else "float32",
+    }
+
+
 def project_e_vae(*, seed: int = 0) -> VAE:
     """Build project E's network, 784-400-200 with two latent dimensions and back."""
     common = {"latent_dim": 2, "activation": partial(nn.LeakyReLU, 0.2), "seed": seed}
@@ -194,6 +216,38 @@ def project_e_vae(*, seed: int = 0) -> VAE:
         decoder=MLPDecoder(hidden=(200, 400), **common),
         likelihood=Bernoulli(grey=True),
     )
+
+
+PROJECT_C_MEAN, PROJECT_C_STD = 0.13066, 0.30811
+"""Mean and standard deviation of MNIST's training pixels, as project C rounds them."""
+
+
+def project_c_images(grey: Tensor) -> Tensor:
+    """Standardise grey values in [0, 1] as project C does: one mean and one scale for all."""
+    return (grey - PROJECT_C_MEAN) / PROJECT_C_STD
+
+
+def project_c_vae(*, latent_dim: int = 15, seed: int = 0) -> VAE:
+    """Build project C's network, 784-500-120-15 and back, with sigma = softplus(rho).
+
+    Project C trains on the sum of squared errors plus beta times the rate. A Gaussian whose
+    variance is 1/2 has just this sum as its distortion, up to :data:`PROJECT_C_CONSTANT`.
+    """
+    return VAE(
+        encoder=MLPEncoder(latent_dim=latent_dim, hidden=(500, 120), seed=seed),
+        decoder=MLPDecoder(latent_dim=latent_dim, hidden=(120, 500), seed=seed),
+        likelihood=Gaussian(link="identity", scale=math.sqrt(0.5)),
+        scale="softplus",
+    )
+
+
+def project_c_training() -> dict[str, Any]:
+    """Return the arguments of :func:`vaelib.training.fit` for project C's network."""
+    return {"epochs": 15, "batch_size": 64, "lr": 1e-3}
+
+
+PROJECT_C_CONSTANT = 784 / 2 * math.log(math.pi)
+"""Distortion of project C's network minus its sum of squared errors, in nats."""
 
 
 def tutorial_conv_vae(*, seed: int = 0) -> VAE:

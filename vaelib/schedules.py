@@ -64,3 +64,23 @@ def linear(start: float, end: float, *, over: float = 1.0) -> Schedule:
     return lambda progress: (
         start + (end - start) * (progress / over) if progress < over else float(end)
     )
+
+
+def cyclical(end: float, *, cycles: int = 4, rise: float = 0.5) -> Schedule:
+    """Return a schedule that rises from 0 to ``end`` again and again, and stays in between.
+
+    As a schedule of beta it is cyclical annealing (Fu et al. 2019).
+
+    Parameters
+    ----------
+    end
+        Value at the end of each rise.
+    cycles
+        Number of rises, at least 1.
+    rise
+        Share of each cycle that the rise takes, in [0, 1].
+    """
+    if not isinstance(cycles, int) or cycles < 1:
+        raise ValueError(f"cycles is {cycles!r}; expected a whole number, at least 1.")
+    one = linear(0.0, end, over=rise)
+    return lambda progress: one(progress * cycles % 1.0)

@@ -150,13 +150,16 @@ def fit(
     ValueError, TypeError
         If an argument is out of its range or the images do not suit the model.
     """
-    _check_arguments(epochs, batch_size, evaluate_every, snapshot_every, precision)
+    check_recipe(epochs, batch_size, precision)
+    check_count("evaluate_every", evaluate_every)
+    if snapshot_every is not None:
+        check_count("snapshot_every", snapshot_every)
     if not max_grad_norm > 0:
         raise ValueError(f"max_grad_norm is {max_grad_norm!r}; expected a number larger than 0.")
     device = pick_device(device)
     model.to(device)
-    images = _resident(model, images, device)
-    test = None if test is None else _resident(model, test, device)
+    images = resident(model, images, device)
+    test = None if test is None else resident(model, test, device)
     lr, beta = (s if callable(s) else constant(s) for s in (lr, beta))
     objective = objective or objective_of(model)
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -217,7 +220,7 @@ def fit(
 
     measure(0)
     last_good = _copy_of_weights(model)
-    bar = tqdm(range(1, epochs + 1), desc="training", unit="epoch", **_visibility(progress))
+    bar = tqdm(range(1, epochs + 1), desc="training", unit="epoch", **visibility(progress))
     try:
         for epoch in bar:
             started = time.perf_counter()
@@ -267,7 +270,8 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
     return device
 
 
-def _resident(model: VAE | Autoencoder, images: Tensor, device: torch.device) -> Tensor:
+def resident(model: VAE | Autoencoder, images: Tensor, device: torch.device) -> Tensor:
+    """Return the images checked, as ``[N, C, H, W]`` and on the device."""
     images = model.as_images(images)
     if len(images) == 0:
         raise ValueError("there are no images; expected at least one.")
@@ -312,24 +316,21 @@ def _copy_of_weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone().cpu() for name, value in model.state_dict().items()}
 
 
-def _visibility(progress: bool) -> dict[str, bool]:
+def visibility(progress: bool) -> dict[str, bool]:
+    """Return the arguments that show or hide tqdm's bar."""
     # Only False is passed on: an explicit True would override the variable TQDM_DISABLE.
     return {} if progress else {"disable": True}
 
 
-def _check_arguments(
-    epochs: int,
-    batch_size: int,
-    evaluate_every: int,
-    snapshot_every: int | None,
-    precision: str,
-) -> None:
+def check_recipe(epochs: int, batch_size: int, precision: str) -> None:
+    """Raise a ValueError if one of these arguments of a training is out of its range."""
     check_batch_size(batch_size)
-    counts = {"epochs": epochs, "evaluate_every": evaluate_every}
-    if snapshot_every is not None:
-        counts["snapshot_every"] = snapshot_every
-    for name, count in counts.items():
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise ValueError(f"{name} is {count!r}; expected a whole number, at least 1.")
+    check_count("epochs", epochs)
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}.")
+
+
+def check_count(name: str, count: int) -> None:
+    """Raise a ValueError if an argument is not a whole number of at least 1."""
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise ValueError(f"{name} is {count!r}; expected a whole number, at least 1.")

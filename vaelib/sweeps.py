@@ -38,8 +38,8 @@ def fit_sweep(
 
     Every model sees the same batches and the same noise, so that beta is the only difference
     between them, and ends where :func:`vaelib.training.fit` would have brought it alone, up to
-    rounding. Their weights are stacked, and a layer of all models is one matrix product: small
-    networks are too small to keep a machine busy one at a time.
+    rounding. Their weights are stacked, and a layer of all models is one matrix product: one small
+    network is too small to keep an accelerator busy. On a CPU it is about as fast as one by one.
 
     Parameters
     ----------

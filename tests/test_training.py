@@ -688,3 +688,38 @@ def test_images_that_do_not_suit_the_model_are_refused(
     train, test = (bad, images) if split == "train" else (images, bad)
     with pytest.raises(error, match=message):
         fit(make_vae(), train, test=test, epochs=1, **QUIET)
+
+
+# Labels
+
+
+def test_every_image_reaches_the_objective_with_its_own_label(make_vae, images):
+    labels = torch.arange(len(images))
+    seen = []
+
+    def spy(model, x, *, labels=None, **options):
+        if model.training:
+            assert torch.equal(x, images[labels])
+            seen.append(labels)
+        return elbo(model, x, **options)
+
+    fit(make_vae(), images, labels=labels, objective=spy, epochs=2, batch_size=20, **QUIET)
+    for epoch in (seen[:3], seen[3:]):
+        assert torch.equal(torch.cat(epoch).sort().values, labels)
+
+
+def test_labels_do_not_change_what_an_objective_that_ignores_them_trains(make_vae, images):
+    def indifferent(model, x, *, labels=None, **options):
+        return elbo(model, x, **options)
+
+    with_labels, without = make_vae(), make_vae()
+    labels = torch.zeros(len(images))
+    fit(with_labels, images, labels=labels, objective=indifferent, epochs=2, **QUIET)
+    fit(without, images, epochs=2, **QUIET)
+    for a, b in zip(with_labels.parameters(), without.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_wrong_number_of_labels_is_refused(make_vae, images):
+    with pytest.raises(ValueError, match="got 49 labels for 50 images; expected one each"):
+        fit(make_vae(), images, labels=torch.zeros(49), **QUIET)

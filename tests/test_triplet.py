@@ -9,7 +9,14 @@ from pytorch_metric_learning.miners import BatchHardMiner, TripletMarginMiner
 from pytorch_metric_learning.reducers import AvgNonZeroReducer, MeanReducer
 from torch import Tensor
 
-from vaelib.triplet import pairwise_distances, triplet_accuracy, triplet_loss
+from vaelib.objectives import elbo
+from vaelib.training import fit
+from vaelib.triplet import (
+    elbo_with_triplets,
+    pairwise_distances,
+    triplet_accuracy,
+    triplet_loss,
+)
 
 MININGS = ["batch-all", "batch-hard", "semi-hard"]
 REDUCTIONS = ["mined", "active"]
@@ -484,3 +491,77 @@ def test_the_accuracy_of_codes_that_are_no_numbers_is_refused(bad):
 def test_an_accuracy_without_triplets_is_refused(labels, message):
     with pytest.raises(ValueError, match=message + r".*expected at least two classes"):
         triplet_accuracy(torch.zeros(len(labels), 2), torch.tensor(labels, dtype=torch.int64))
+
+
+# The objective
+
+
+def batch_of(vae, images):
+    """Return noise, labels, the codes of the images and the distances' two kinds of points."""
+    noise = torch.randn(len(images), vae.latent_dim, generator=torch.Generator().manual_seed(3))
+    labels = torch.arange(len(images)) % 3
+    q = vae.encode(images)
+    return noise, labels, {"sample": q.mu + q.stddev * noise, "mean": q.mu}
+
+
+@pytest.mark.parametrize("on", ["sample", "mean"])
+@pytest.mark.parametrize("options", [{}, {"mining": "batch-all", "margin": 1.0, "squared": True}])
+def test_the_objective_is_the_bound_plus_the_weighted_loss(make_vae, images, on, options):
+    vae = make_vae().train()
+    noise, labels, points = batch_of(vae, images)
+    objective = elbo_with_triplets(0.7, on=on, **options)
+    terms, bound = (
+        objective(vae, images, labels=labels, noise=noise),
+        elbo(vae, images, noise=noise),
+    )
+    extra = 0.7 * triplet_loss(points[on], labels, **options)
+    assert extra > 0
+    torch.testing.assert_close(terms.distortion, bound.distortion + extra)
+    torch.testing.assert_close(terms.rate, bound.rate)
+
+
+def test_the_objective_with_weight_zero_trains_as_the_bound(make_vae, images):
+    with_triplets, plain = make_vae(), make_vae()
+    recipe = {"epochs": 2, "batch_size": 20, "device": "cpu", "progress": False}
+    labels = torch.arange(len(images)) % 3
+    fit(with_triplets, images, labels=labels, objective=elbo_with_triplets(0.0), **recipe)
+    fit(plain, images, **recipe)
+    for a, b in zip(with_triplets.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_training_on_triplets_lowers_their_loss_on_the_means(make_vae, images):
+    labels = (images[:, 0, 0, 3] > 0.5).long()
+    losses = {}
+    for weight in (0.0, 20.0):
+        vae = make_vae()
+        objective = elbo_with_triplets(weight, on="mean")
+        fit(
+            vae, images, labels=labels, objective=objective, epochs=60, device="cpu", progress=False
+        )
+        losses[weight] = triplet_loss(vae.embed(images), labels).item()
+    assert losses[20.0] < 0.5 * losses[0.0]
+
+
+def test_a_model_in_evaluation_mode_is_measured_by_the_bound_and_needs_no_labels(make_vae, images):
+    vae = make_vae().eval()
+    noise, _, _ = batch_of(vae, images)
+    terms, bound = (f(vae, images, noise=noise) for f in (elbo_with_triplets(5.0), elbo))
+    for measured, expected in zip(terms, bound, strict=True):
+        assert torch.equal(measured, expected)
+
+
+def test_training_without_labels_says_how_to_give_them(make_vae, images):
+    with pytest.raises(ValueError, match=r"no labels; expected .* fit\(labels=...\)"):
+        elbo_with_triplets(1.0)(make_vae().train(), images)
+
+
+@pytest.mark.parametrize("weight", [-1.0, math.nan, math.inf])
+def test_a_weight_that_is_no_weight_is_refused(weight):
+    with pytest.raises(ValueError, match=r"weight is .*; expected a finite number, at least 0"):
+        elbo_with_triplets(weight)
+
+
+def test_an_unknown_kind_of_point_is_named():
+    with pytest.raises(ValueError, match="on is 'mode'; expected sample or mean"):
+        elbo_with_triplets(1.0, on="mode")

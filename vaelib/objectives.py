@@ -75,7 +75,7 @@ def elbo(model: VAE, x: Tensor, *, noise: Tensor | None = None, validate: bool =
     ValueError, TypeError
         If the shape, type or values of ``x`` do not suit the model.
     """
-    x, q, z = _posterior_sample(model, x, noise, validate)
+    x, q, z = posterior_sample(model, x, noise, validate)
     distortion = -model.decode(z).log_prob(x)
     rate = kl_to_standard_normal(q.mu, q.logvar).sum(-1)
     return ELBO(distortion, rate)
@@ -100,7 +100,7 @@ def elbo_at_optimal_scale(
         raise TypeError(f"the likelihood is {kind}; expected a Gaussian, which has a scale.")
     if not model.training:
         return elbo(model, x, noise=noise, validate=validate)
-    x, q, z = _posterior_sample(model, x, noise, validate)
+    x, q, z = posterior_sample(model, x, noise, validate)
     mean = model.decode(z).mean
     variance = (x - mean).detach().square().mean().clamp(min=1e-12)  # never log 0
     model.likelihood.follow(variance)
@@ -131,7 +131,7 @@ def free_bits(nats: float) -> Objective:
     ) -> ELBO:
         if not model.training:
             return elbo(model, x, noise=noise, validate=validate)
-        x, q, z = _posterior_sample(model, x, noise, validate)
+        x, q, z = posterior_sample(model, x, noise, validate)
         distortion = -model.decode(z).log_prob(x)
         per_unit = kl_to_standard_normal(q.mu, q.logvar).mean(0)
         return ELBO(distortion, per_unit.clamp(min=nats).sum().expand(len(x)))
@@ -153,10 +153,13 @@ def reconstruction(
     return ELBO(distortion, torch.zeros_like(distortion))
 
 
-def _posterior_sample(
+def posterior_sample(
     model: VAE, x: Tensor, noise: Tensor | None, validate: bool
 ) -> tuple[Tensor, DiagonalNormal, Tensor]:
-    """Return the checked images, q(z | x), and z drawn from it at the noise."""
+    """Return the checked images, q(z | x), and z drawn from it at the noise.
+
+    What an objective of one's own starts with. Takes and raises what :func:`elbo` does.
+    """
     x = model.as_images(x)
     if validate:
         model.likelihood.check(x)

@@ -80,6 +80,7 @@ def fit(
     model: VAE | Autoencoder,
     images: Tensor,
     *,
+    labels: Tensor | None = None,
     test: Tensor | None = None,
     objective: Objective | None = None,
     epochs: int = 10,
@@ -108,6 +109,9 @@ def fit(
         The model, trained in place and left on the device.
     images
         Training images, ``[N, C, H, W]`` or ``[N, C*H*W]``, floating point.
+    labels
+        One label for each image, ``[N]``. The objective gets those of its batch as ``labels``;
+        without them it is called without that argument, and so it is in every measurement.
     test
         Images of the test curves; they have no influence on the training.
     objective
@@ -159,6 +163,12 @@ def fit(
     device = pick_device(device)
     model.to(device)
     images = resident(model, images, device)
+    if labels is not None:
+        if len(labels) != len(images):
+            raise ValueError(
+                f"got {len(labels)} labels for {len(images)} images; expected one each."
+            )
+        labels = labels.to(device)
     test = None if test is None else resident(model, test, device)
     lr, beta = (s if callable(s) else constant(s) for s in (lr, beta))
     objective = objective or objective_of(model)
@@ -174,15 +184,16 @@ def fit(
     batch_rng, noise_rng, augment_rng = (generator(seed, name, device) for name in streams)
     steps = epochs * math.ceil(len(images) / batch_size)
 
-    def step(number: int, x: Tensor) -> Tensor:
-        progress = number / steps
+    def step(number: int, index: Tensor) -> Tensor:
+        progress, x = number / steps, images[index]
+        supervision = {} if labels is None else {"labels": labels[index]}
         for group in optimizer.param_groups:
             group["lr"] = lr(progress)
         if augment is not None:
             x = augment(x, augment_rng)
         noise = torch.randn(len(x), model.latent_dim, generator=noise_rng, device=device)
         with autocast:
-            terms = objective(model, x, noise=noise, validate=False)
+            terms = objective(model, x, noise=noise, validate=False, **supervision)
         loss = (terms.distortion + beta(progress) * terms.rate).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -197,9 +208,7 @@ def fit(
         numbered = list(enumerate(order.split(batch_size), start=first))
         norms = []
         for i in range(0, len(numbered), GUARD_EVERY):
-            seen = torch.stack(
-                [step(k, images[index]) for k, index in numbered[i : i + GUARD_EVERY]]
-            )
+            seen = torch.stack([step(k, index) for k, index in numbered[i : i + GUARD_EVERY]])
             _guard(seen, first + i, lr, beta, steps)
             norms.append(seen[:, 1].max())
         return float(torch.stack(norms).max())

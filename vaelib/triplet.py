@@ -6,10 +6,13 @@ A triplet is an anchor a, a positive p != a of the same label, and a negative n 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from vaelib.models import VAE
+from vaelib.objectives import ELBO, Objective, elbo, kl_to_standard_normal, posterior_sample
 from vaelib.seeding import generator
 
 
@@ -96,6 +99,49 @@ def triplet_loss(
     if reduction == "active":
         counted = counted & (loss != 0)  # and not > 0, which would hide a NaN
     return loss.where(counted, 0).sum() / counted.sum().clamp(min=1)
+
+
+def elbo_with_triplets(weight: float, *, on: str = "sample", **options: Any) -> Objective:
+    r"""Return an objective that adds a triplet loss on the codes of a batch to the bound.
+
+    .. math:: \text{distortion} + \beta\,\text{rate} + \text{weight}\cdot\text{triplet loss}
+
+    After Ishfaq et al. (2018). It needs the labels of the batch, so :func:`vaelib.training.fit`
+    must be given ``labels``; a model in evaluation mode is measured by :func:`elbo`.
+
+    Parameters
+    ----------
+    weight
+        Weight of the triplet loss, at least 0.
+    on
+        Whether the distances are those of a ``"sample"`` of q(z | x) or of its ``"mean"``.
+    options
+        As in :func:`triplet_loss`.
+    """
+    if on not in ("sample", "mean"):
+        raise ValueError(f"on is {on!r}; expected sample or mean.")
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"weight is {weight!r}; expected a finite number, at least 0.")
+
+    def objective(
+        model: VAE,
+        x: Tensor,
+        *,
+        labels: Tensor | None = None,
+        noise: Tensor | None = None,
+        validate: bool = True,
+    ) -> ELBO:
+        if not model.training:
+            return elbo(model, x, noise=noise, validate=validate)
+        if labels is None:
+            raise ValueError("there are no labels; expected those of the batch: fit(labels=...).")
+        x, q, z = posterior_sample(model, x, noise, validate)
+        distortion = -model.decode(z).log_prob(x)
+        triplets = triplet_loss(z if on == "sample" else q.mu, labels, **options)
+        rate = kl_to_standard_normal(q.mu, q.logvar).sum(-1)
+        return ELBO(distortion + weight * triplets, rate)
+
+    return objective
 
 
 def _batch_all(d: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:

@@ -58,6 +58,23 @@ def rng_untouched():
     return context
 
 
+@pytest.fixture
+def watch_bar(monkeypatch):
+    """Function that hides the progress bar of a module and returns what the module asks of it."""
+
+    def watch(module) -> dict:
+        asked, tqdm = {}, module.tqdm
+
+        def spy(*args, **kwargs):
+            asked.update(kwargs)
+            return tqdm(*args, **{**kwargs, "disable": True})
+
+        monkeypatch.setattr(module, "tqdm", spy)
+        return asked
+
+    return watch
+
+
 class PPCA(NamedTuple):
     """Probabilistic PCA of real images, and the VAE that computes the same thing."""
 

@@ -15,6 +15,7 @@ from vaelib.evaluation import (
     elbo_per_image,
     evaluate,
     fixed_subset,
+    posterior_of,
     posterior_scale,
     rate_per_unit,
     reconstruction_rmse,
@@ -304,6 +305,17 @@ def test_no_measure_depends_on_the_training_mode(measure, images):
         vae.train(training)
         torch.testing.assert_close(measure(vae, images), expected)
         assert all(module.training is training for module in vae.modules())
+
+
+def test_the_posterior_of_all_images_is_that_of_each(make_vae):
+    vae = make_vae(seed=2)
+    x = torch.rand(1300, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    q = posterior_of(vae, x)
+    mu, logvar = vae.encoder(x)
+    torch.testing.assert_close(q.mu, mu.detach())
+    torch.testing.assert_close(q.stddev, (logvar / 2).exp().detach())
+    assert not q.mu.requires_grad
+    assert torch.equal(posterior_of(vae, x.flatten(1)).mu, q.mu)
 
 
 def test_the_rates_of_the_units_equal_those_of_torch_and_sum_to_the_rate(make_vae):

@@ -473,9 +473,9 @@ def test_in_evaluation_mode_there_are_no_free_bits(uneven, images):
     assert torch.equal(found.rate, truth.rate)
 
 
-@pytest.mark.parametrize("nats", [-0.1, -math.inf, math.nan])
+@pytest.mark.parametrize("nats", [-0.1, -math.inf, math.inf, math.nan])
 def test_a_bad_number_of_free_nats_is_named(nats):
-    with pytest.raises(ValueError, match=f"nats is {nats}; expected at least 0"):
+    with pytest.raises(ValueError, match=f"nats is {nats}; expected a finite number, at least 0"):
         free_bits(nats)
 
 

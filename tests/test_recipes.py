@@ -198,9 +198,9 @@ def test_an_unknown_network_of_the_comparison_is_named(family, budget):
 
 def test_the_networks_of_the_sweep_are_one_for_each_beta_and_start_alike(rng_untouched):
     with rng_untouched():
-        vaes = recipes.sweep_vaes(latent_dim=5, seed=3)
-    alone = recipes.comparison_vae("mlp", 800_000, latent_dim=5, seed=3)
-    other = recipes.sweep_vaes(latent_dim=5, seed=4)[0]
+        vaes = recipes.sweep_vaes(seed=3)
+    alone = recipes.comparison_vae("mlp", 800_000, latent_dim=16, seed=3)
+    other = recipes.sweep_vaes(seed=4)[0]
     assert len(vaes) == len(recipes.BETAS)
     assert len({p.data_ptr() for vae in vaes for p in vae.parameters()}) == sum(
         len(list(vae.parameters())) for vae in vaes
@@ -208,7 +208,6 @@ def test_the_networks_of_the_sweep_are_one_for_each_beta_and_start_alike(rng_unt
     for name, value in alone.state_dict().items():
         assert all(torch.equal(vae.state_dict()[name], value) for vae in vaes)
         assert "weight" not in name or not torch.equal(other.state_dict()[name], value)
-    assert recipes.sweep_vaes()[0].latent_dim == 16
 
 
 def test_the_betas_of_the_sweep_rise_from_no_rate_past_the_bound():
@@ -234,7 +233,7 @@ def test_the_sweep_is_trained_with_a_warm_up_and_keeps_full_precision_on_a_cpu(p
 def test_the_network_of_project_c_has_its_size():
     size = mlp_parameters([784, 500, 120, 2 * 15], [15, 120, 500, 784])
     assert count_parameters(recipes.project_c_vae()) == size == 911_454
-    assert recipes.project_c_vae(latent_dim=4).latent_dim == 4
+    assert recipes.project_c_vae().latent_dim == 15
 
 
 def test_the_posterior_of_project_c_has_the_scale_softplus():

@@ -162,15 +162,9 @@ def test_the_models_can_be_trained_further(make_vae, images):
 
 @pytest.mark.parametrize(("progress", "options"), [(True, {}), (False, {"disable": True})])
 def test_a_hidden_bar_is_hidden_and_a_shown_one_obeys_the_environment(
-    make_vae, images, progress, options, monkeypatch
+    make_vae, images, progress, options, watch_bar
 ):
-    asked, tqdm = {}, sweeps.tqdm
-
-    def spy(*args, **kwargs):
-        asked.update(kwargs)
-        return tqdm(*args, **{**kwargs, "disable": True})
-
-    monkeypatch.setattr(sweeps, "tqdm", spy)
+    asked = watch_bar(sweeps)
     fit_sweep([make_vae()], images, betas=[1.0], epochs=1, device="cpu", progress=progress)
     assert {key: value for key, value in asked.items() if key == "disable"} == options
 

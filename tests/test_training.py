@@ -470,15 +470,9 @@ def test_a_curve_is_one_quantity_over_the_epochs(make_vae, images):
 
 @pytest.mark.parametrize(("progress", "options"), [(True, {}), (False, {"disable": True})])
 def test_a_hidden_bar_is_hidden_and_a_shown_one_obeys_the_environment(
-    make_vae, images, progress, options, monkeypatch
+    make_vae, images, progress, options, watch_bar
 ):
-    asked, tqdm = {}, training.tqdm
-
-    def spy(*args, **kwargs):
-        asked.update(kwargs)
-        return tqdm(*args, **{**kwargs, "disable": True})
-
-    monkeypatch.setattr(training, "tqdm", spy)
+    asked = watch_bar(training)
     fit(make_vae(), images, epochs=1, device="cpu", progress=progress)
     assert {key: value for key, value in asked.items() if key == "disable"} == options
 

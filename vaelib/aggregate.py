@@ -9,7 +9,7 @@ import torch
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
-from vaelib.evaluation import evaluation_mode
+from vaelib.evaluation import posterior_of
 from vaelib.models import VAE
 from vaelib.seeding import generator
 
@@ -26,11 +26,8 @@ def codes(vae: VAE, images: Tensor, *, seed: int = 0) -> Tensor:
     seed
         Fixes the draw.
     """
-    with torch.no_grad(), evaluation_mode(vae):
-        posteriors = map(vae.encode, vae.as_images(images).to(vae.device).split(1000))
-        pairs = zip(*((q.mu, q.stddev) for q in posteriors), strict=True)
-        mu, scale = (torch.cat(part).cpu() for part in pairs)
-    return mu + scale * torch.randn(mu.shape, generator=generator(seed, "codes"))
+    q = posterior_of(vae, images)
+    return q.reparameterize(torch.randn(q.mu.shape, generator=generator(seed, "codes")))
 
 
 class AggregatePosterior:

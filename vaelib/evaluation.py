@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vaelib.models import VAE, Autoencoder
 from vaelib.objectives import ELBO, Objective, kl_to_standard_normal, objective_of
+from vaelib.posteriors import DiagonalNormal
 from vaelib.seeding import generator
 
 
@@ -156,14 +157,19 @@ def reconstruction_rmse(
     return torch.cat(errors).cpu()
 
 
+def posterior_of(vae: VAE, images: Tensor) -> DiagonalNormal:
+    """Return q(z | x) for all images, ``[N, C, H, W]`` or ``[N, C*H*W]``, on the CPU."""
+    with torch.no_grad(), evaluation_mode(vae):
+        posteriors = map(vae.encode, vae.as_images(images).to(vae.device).split(1000))
+        pairs = zip(*((q.mu, q.logvar) for q in posteriors), strict=True)
+        mu, logvar = (torch.cat(part).cpu() for part in pairs)
+    return DiagonalNormal(mu, logvar, validate_args=False)
+
+
 def rate_per_unit(vae: VAE, images: Tensor) -> Tensor:
     """Mean over the images of the KL of each latent dimension, ``[D]`` nats on the CPU."""
-    with torch.no_grad(), evaluation_mode(vae):
-        rates = [
-            kl_to_standard_normal(q.mu, q.logvar)
-            for q in map(vae.encode, vae.as_images(images).to(vae.device).split(1000))
-        ]
-    return torch.cat(rates).mean(0).cpu()
+    q = posterior_of(vae, images)
+    return kl_to_standard_normal(q.mu, q.logvar).mean(0)
 
 
 def active_units(vae: VAE, images: Tensor, *, threshold: float = 0.01) -> Tensor:
@@ -176,9 +182,7 @@ def active_units(vae: VAE, images: Tensor, *, threshold: float = 0.01) -> Tensor
     Tensor
         Boolean, ``[D]`` on the CPU. Their number is the sum.
     """
-    with evaluation_mode(vae):
-        mu = torch.cat([vae.embed(x) for x in vae.as_images(images).to(vae.device).split(1000)])
-    return (mu.var(0) > threshold).cpu()
+    return posterior_of(vae, images).mu.var(0) > threshold
 
 
 def posterior_scale(vae: VAE, images: Tensor) -> Tensor:
@@ -186,9 +190,7 @@ def posterior_scale(vae: VAE, images: Tensor) -> Tensor:
 
     It is 1 for a dimension that is not used, and small for one that places images precisely.
     """
-    with torch.no_grad(), evaluation_mode(vae):
-        posteriors = map(vae.encode, vae.as_images(images).to(vae.device).split(1000))
-        return torch.cat([q.stddev for q in posteriors]).mean(0).cpu()
+    return posterior_of(vae, images).stddev.mean(0)
 
 
 @contextmanager

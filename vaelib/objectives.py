@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -123,8 +124,10 @@ def free_bits(nats: float) -> Objective:
     nats
         The :math:`\lambda`, at least 0, for each dimension.
     """
-    if not nats >= 0:
-        raise ValueError(f"nats is {nats!r}; expected at least 0, for each latent dimension.")
+    if not 0 <= nats < math.inf:
+        raise ValueError(
+            f"nats is {nats!r}; expected a finite number, at least 0, for each latent dimension."
+        )
 
     def objective(
         model: VAE, x: Tensor, *, noise: Tensor | None = None, validate: bool = True

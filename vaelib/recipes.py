@@ -191,9 +191,9 @@ BETAS = (0.0, 0.005, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0, 16.0, 28.0, 50.0, 200.0)
 """The values of beta of chapter 4, from an autoencoder with noise to collapse."""
 
 
-def sweep_vaes(*, latent_dim: int = 16, seed: int = 0) -> list[VAE]:
-    """Build a network of chapter 3, with equal first weights for each of :data:`BETAS`."""
-    return [comparison_vae("mlp", 800_000, latent_dim=latent_dim, seed=seed) for _ in BETAS]
+def sweep_vaes(*, seed: int = 0) -> list[VAE]:
+    """Build a 16-D network of chapter 3 with equal first weights for each of :data:`BETAS`."""
+    return [comparison_vae("mlp", 800_000, latent_dim=16, seed=seed) for _ in BETAS]
 
 
 def sweep_training(profile: str = "full") -> dict[str, Any]:
@@ -227,15 +227,15 @@ def project_c_images(grey: Tensor) -> Tensor:
     return (grey - PROJECT_C_MEAN) / PROJECT_C_STD
 
 
-def project_c_vae(*, latent_dim: int = 15, seed: int = 0) -> VAE:
+def project_c_vae(*, seed: int = 0) -> VAE:
     """Build project C's network, 784-500-120-15 and back, with sigma = softplus(rho).
 
     Project C trains on the sum of squared errors plus beta times the rate. A Gaussian whose
     variance is 1/2 has just this sum as its distortion, up to :data:`PROJECT_C_CONSTANT`.
     """
     return VAE(
-        encoder=MLPEncoder(latent_dim=latent_dim, hidden=(500, 120), seed=seed),
-        decoder=MLPDecoder(latent_dim=latent_dim, hidden=(120, 500), seed=seed),
+        encoder=MLPEncoder(latent_dim=15, hidden=(500, 120), seed=seed),
+        decoder=MLPDecoder(latent_dim=15, hidden=(120, 500), seed=seed),
         likelihood=Gaussian(link="identity", scale=math.sqrt(0.5)),
         scale="softplus",
     )

@@ -1,6 +1,7 @@
 import json
 import math
 import statistics
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -8,13 +9,29 @@ import torch
 from torch import nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from vaelib import VAE, Bernoulli, ConvEncoder, long_runs
-from vaelib.aggregate import AggregatePosterior
+from vaelib import VAE, Bernoulli, ConvEncoder, data, long_runs, recipes
+from vaelib.aggregate import AggregatePosterior, codes
+from vaelib.data import Split, to_float
 from vaelib.evaluation import evaluate
-from vaelib.long_runs import LongRun, load, measured, prior_match, publish, weights
+from vaelib.long_runs import (
+    LongRun,
+    classifier_head,
+    conv_to_mlp,
+    few_labels,
+    four_legs,
+    load,
+    measured,
+    prior_match,
+    publish,
+    separation_of,
+    weights,
+)
 from vaelib.objectives import ELBO, elbo
 from vaelib.seeding import generator
+from vaelib.separation import mean_triplet_loss, silhouette, triplet_accuracy
+from vaelib.supervision import elbo_with_labels, labels_alone
 from vaelib.training import fit
+from vaelib.triplet import triplet_loss
 
 
 @pytest.fixture
@@ -305,3 +322,81 @@ def test_the_published_runs_hold_every_seed_and_their_provenance():
         entries = load(name)
         assert [entry["seed"] for entry in entries] == list(run.seeds)
         assert all(entry["provenance"]["profile"] == "full" for entry in entries)
+
+
+def test_the_separation_is_measured_on_means_or_codes_as_named(make_vae):
+    vae = make_vae(hidden=(), image_shape=(1, 28, 28), likelihood=Bernoulli(grey=True), seed=1)
+    labels = torch.arange(600) % 2
+    brightness = 40 + 150 * labels + torch.arange(600) % 50
+    split = Split(brightness.view(-1, 1, 1).expand(-1, 28, 28).to(torch.uint8), labels)
+    found = separation_of(vae, split, split)
+    x = to_float(split.images)
+    mu, z = vae.encode(x).mu.detach(), codes(vae, x)
+    assert found["knn_accuracy"] == 1
+    assert found["triplet_accuracy"] == triplet_accuracy(mu, labels)
+    assert found["silhouette"] == pytest.approx(silhouette(mu, labels), rel=1e-4)
+    size = z.double().var(0, correction=0).mean().sqrt().item()
+    assert found["root_mean_square_z"] == pytest.approx(size)
+    for key, scaled in (("triplet_loss_z", z), ("triplet_loss_z_at_unit_size", z / size)):
+        assert found[key] == pytest.approx(mean_triplet_loss(scaled, labels), rel=1e-5)
+
+
+def test_few_labels_are_balanced_and_another_draw_for_each_seed():
+    labels = torch.arange(200) % 10
+    grey = torch.arange(200).view(-1, 1, 1).expand(-1, 28, 28).to(torch.uint8)
+    images, drawn = (part.cpu() for part in few_labels(Split(grey, labels), 30, 0))
+    assert drawn.bincount().tolist() == [3] * 10
+    index = (images[:, 0, 0, 0] * 255).round().long()
+    assert torch.equal(labels[index], drawn)
+    assert not torch.equal(few_labels(Split(grey, labels), 30, 1)[0].cpu(), images)
+
+
+@pytest.fixture
+def tiny_digits(monkeypatch):
+    """The trainings of chapter 5 on a few digits, for one epoch."""
+    whole = data.load("digits")
+    train = Split(whole.train.images[:300], whole.train.labels[:300])
+    test = Split(whole.test.images[:60], whole.test.labels[:60])
+    monkeypatch.setattr(data, "load", lambda name: replace(whole, train=train, test=test))
+    recipe = recipes.conv_to_mlp_training("quick", latent_dim=2) | {"epochs": 1, **QUIET}
+    monkeypatch.setattr(recipes, "conv_to_mlp_training", lambda **_: recipe)
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        conv_to_mlp,
+        partial(conv_to_mlp, loss=triplet_loss, weight=1.0, epochs=2),
+        partial(conv_to_mlp, latent_dim=16, loss=triplet_loss, weight=1.0, n_labels=20),
+        partial(classifier_head, weight=1.0),
+    ],
+    ids=["plain", "triplets", "few labels", "classifier"],
+)
+def test_a_labelled_run_measures_validation_and_test(tiny_digits, train):
+    vae, numbers = train(0)
+    json.dumps(numbers, allow_nan=False)
+    source = data.load("digits")
+    for name, split in (("validation", source.validation), ("test", source.test)):
+        truth = separation_of(vae, source.train_part, split)
+        assert {key: numbers[f"{name}_{key}"] for key in truth} == truth
+        truth = evaluate(vae, to_float(split.images)).negative_elbo
+        assert numbers[f"{name}_negative_elbo"] == truth
+
+
+def test_training_four_legs_leaves_the_decoder_alone_in_the_legs_of_triplets(
+    tiny_digits, monkeypatch
+):
+    decoders = []
+
+    def spy(vae, *args, **options):
+        before = vae.decoder.layers[0].weight.clone()
+        history = fit(vae, *args, **options)
+        decoders.append(torch.equal(before, vae.decoder.layers[0].weight))
+        return history
+
+    monkeypatch.setattr(long_runs, "fit", spy)
+    _, numbers = four_legs(
+        0, objectives=(elbo_with_labels(triplet_loss, 0.0), labels_alone(triplet_loss))
+    )
+    assert decoders == [False, True, False, True]
+    assert {len(curve) for key, curve in numbers.items() if "epoch" in key} == {40}

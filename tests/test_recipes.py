@@ -230,6 +230,30 @@ def test_the_sweep_is_trained_with_a_warm_up_and_keeps_full_precision_on_a_cpu(p
     assert lr[100] < 1e-12
 
 
+@pytest.mark.parametrize(
+    ("latent_dim", "hidden"), [(2, [128, 128, 128, 256]), (16, [256, 376])], ids=["2-D", "16-D"]
+)
+def test_the_network_of_chapter_5_has_convolutions_in_and_a_perceptron_out(latent_dim, hidden):
+    vae = recipes.conv_to_mlp_vae(latent_dim=latent_dim, seed=3)
+    convolutions = (9 + 1) * 8 + (9 * 8 + 1) * 16
+    encoder = convolutions + mlp_parameters([16 * 49, 256, 128, 2 * latent_dim])
+    assert count_parameters(vae) == encoder + mlp_parameters([latent_dim, *hidden, 784])
+    assert vae.latent_dim == latent_dim
+    other = recipes.conv_to_mlp_vae(latent_dim=latent_dim, seed=4)
+    assert not torch.equal(vae.encoder.layers[0].weight, other.encoder.layers[0].weight)
+
+
+@pytest.mark.parametrize("latent_dim", [2, 16])
+@pytest.mark.parametrize(("profile", "precision"), [("full", "bfloat16"), ("quick", "float32")])
+def test_the_network_of_chapter_5_is_trained_in_the_precision_of_its_profile(
+    latent_dim, profile, precision
+):
+    recipe = recipes.conv_to_mlp_training(profile, latent_dim=latent_dim)
+    assert recipe.keys() <= inspect.signature(fit).parameters.keys()
+    assert recipe["precision"] == precision
+    assert max(recipe["lr"](k / 100) for k in range(101)) == {2: 4e-3, 16: 8e-3}[latent_dim]
+
+
 def test_the_network_of_project_c_has_its_size():
     size = mlp_parameters([784, 500, 120, 2 * 15], [15, 120, 500, 784])
     assert count_parameters(recipes.project_c_vae()) == size == 911_454

@@ -5,20 +5,17 @@ import pytest
 import torch
 from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.losses import TripletMarginLoss
-from pytorch_metric_learning.miners import BatchHardMiner, TripletMarginMiner
+from pytorch_metric_learning.miners import (
+    BatchEasyHardMiner,
+    BatchHardMiner,
+    TripletMarginMiner,
+)
 from pytorch_metric_learning.reducers import AvgNonZeroReducer, MeanReducer
 from torch import Tensor
 
-from vaelib.objectives import elbo
-from vaelib.training import fit
-from vaelib.triplet import (
-    elbo_with_triplets,
-    pairwise_distances,
-    triplet_accuracy,
-    triplet_loss,
-)
+from vaelib.triplet import pairwise_distances, triplet_loss
 
-MININGS = ["batch-all", "batch-hard", "semi-hard"]
+MININGS = ["batch-all", "batch-hard", "easy-positive", "semi-hard"]
 REDUCTIONS = ["mined", "active"]
 DTYPES = pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)], ids=str
@@ -58,6 +55,8 @@ def triplets(z: Tensor, labels: Tensor, mining: str) -> list[tuple[int, int, int
             mined += [(a, p, n) for p in positives for n in negatives]
         if mining == "batch-hard":
             mined += [(a, max(positives, key=d.__getitem__), min(negatives, key=d.__getitem__))]
+        if mining == "easy-positive":
+            mined += [(a, min(positives, key=d.__getitem__), min(negatives, key=d.__getitem__))]
         if mining == "semi-hard":
             for p in positives:
                 farther = [n for n in negatives if d[n] > d[p]]
@@ -142,6 +141,8 @@ def test_the_gradient_of_a_tiny_distance_is_a_unit_vector_or_zero(gap):
         ("batch-all", "active", 6.5 / 3),
         ("batch-hard", "mined", 5 / 4),
         ("batch-hard", "active", 5 / 2),
+        ("easy-positive", "mined", 5 / 4),
+        ("easy-positive", "active", 5 / 2),
         ("semi-hard", "mined", 1.5 / 4),
         ("semi-hard", "active", 1.5),
     ],
@@ -153,6 +154,37 @@ def test_the_loss_of_four_points_worked_out_by_hand(mining, reduction, expected)
     labels = torch.tensor([0, 0, 1, 1])
     loss = triplet_loss(z, labels, mining=mining, margin=0.5, reduction=reduction)
     assert loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("mining", "reduction", "expected"),
+    [
+        ("batch-hard", "mined", 7 / 5),
+        ("batch-hard", "active", 7 / 2),
+        ("easy-positive", "mined", 6 / 5),
+        ("easy-positive", "active", 6 / 2),
+    ],
+)
+def test_the_nearest_of_two_positives_is_the_easy_one(mining, reduction, expected):
+    # Only the anchors at 5 and 6 lose: 4-1+0.5 with the near positive of the first, 5-1+0.5 with
+    # the far one; the second has but one, 3-1+0.5.
+    z = torch.tensor([[0.0], [1.0], [5.0], [6.0], [9.0]])
+    labels = torch.tensor([4, 4, 4, 2, 2])
+    loss = triplet_loss(z, labels, mining=mining, margin=0.5, reduction=reduction)
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+@both_distances
+def test_a_long_class_costs_nothing_with_easy_positives_and_much_with_hard_ones(squared):
+    along = torch.arange(20.0)
+    z = torch.stack((along.repeat(2), torch.tensor([0.0, 2.0]).repeat_interleave(20)), dim=1)
+    labels = torch.tensor([0, 1]).repeat_interleave(20)
+    easy, hard = (
+        triplet_loss(z, labels, mining=mining, margin=1.0, squared=squared)
+        for mining in ("easy-positive", "batch-hard")
+    )
+    assert easy == 0
+    assert hard > 10
 
 
 @both_distances
@@ -179,9 +211,12 @@ def test_loss_and_gradient_equal_explicit_loops(mining, reduction, squared, dtyp
 
 def test_these_random_batches_hold_every_case():
     alone, farther, active = 0, set(), {mining: set() for mining in MININGS}
+    easy_is_hard = set()
     for seed in range(4):
         z, labels = batch(seed)
         alone += (labels.unique(return_counts=True)[1] == 1).sum()
+        pairs = (triplets(z, labels, mining) for mining in ("easy-positive", "batch-hard"))
+        easy_is_hard |= {easy == hard for easy, hard in zip(*pairs, strict=True)}
         for mining in MININGS:
             for a, p, n in triplets(z, labels, mining):
                 gap = distance(z, a, p, False) - distance(z, a, n, False)
@@ -189,20 +224,27 @@ def test_these_random_batches_hold_every_case():
                 if mining == "semi-hard":
                     farther.add(bool(gap < 0))
     assert alone > 0
-    assert farther == {True, False}
+    assert farther == easy_is_hard == {True, False}
     assert active == {mining: {True, False} for mining in MININGS}
 
 
 @pytest.mark.parametrize("size", [24, 128])
 @both_distances
 @every_reduction
-@pytest.mark.parametrize("mining", ["batch-all", "batch-hard"])
+@pytest.mark.parametrize("mining", ["batch-all", "batch-hard", "easy-positive"])
 def test_loss_and_gradient_equal_pytorch_metric_learning(mining, reduction, squared, size):
     metric = LpDistance(normalize_embeddings=False, p=2, power=2 if squared else 1)
     reducer = {"mined": MeanReducer, "active": AvgNonZeroReducer}[reduction]()
     criterion = TripletMarginLoss(margin=0.4, distance=metric, reducer=reducer)
     z, labels = batch(3, size=size, classes=6)
-    mined = BatchHardMiner(distance=metric)(z, labels) if mining == "batch-hard" else None
+    miner = {
+        "batch-all": lambda z, labels: None,
+        "batch-hard": BatchHardMiner(distance=metric),
+        "easy-positive": BatchEasyHardMiner(
+            pos_strategy="easy", neg_strategy="hard", distance=metric
+        ),
+    }[mining]
+    mined = miner(z, labels)
     ours = triplet_loss(z, labels, mining=mining, margin=0.4, squared=squared, reduction=reduction)
     # From 26 codes on, their distances are those of the expanded square.
     assert_same(ours, criterion(z, labels, mined), z, 1e-12 if size < 26 else 1e-7)
@@ -348,70 +390,6 @@ def test_the_type_of_the_labels_does_not_matter(dtype):
     assert_same(triplet_loss(z, (labels + 1).to(dtype)), expected, z, 1e-12)
 
 
-# --- The accuracy
-
-
-def accuracy_by_loop(z: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Mean over anchors of the mean over their triplets, and the mean over all triplets."""
-    points, wins = z.tolist(), {}
-    for a, p, n in triplets(z, labels, "batch-all"):
-        near, far = math.dist(points[a], points[p]), math.dist(points[a], points[n])
-        wins.setdefault(a, []).append(1.0 if near < far else 0.5 if near == far else 0.0)
-    over_anchors = sum(sum(win) / len(win) for win in wins.values()) / len(wins)
-    together = [w for win in wins.values() for w in win]
-    return over_anchors, sum(together) / len(together)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_the_accuracy_is_that_of_all_triplets(seed):
-    # Whole numbers, so that there are ties; the last class has one member, the first has many.
-    rng = torch.Generator().manual_seed(seed)
-    labels = torch.tensor([7, 7, 7, 7, 7, 7, -2, -2, 4, 4, 4, 5])[torch.randperm(12, generator=rng)]
-    z = torch.randint(4, (12, 2), generator=rng).float() + (labels == 4).unsqueeze(1)
-    expected, _ = accuracy_by_loop(z, labels)
-    n = 200_000
-    assert triplet_accuracy(z, labels, n=n, seed=seed) == pytest.approx(expected, abs=2 / n**0.5)
-
-
-def test_every_anchor_weighs_the_same_however_many_triplets_it_has():
-    z = torch.tensor([[0.0], [0.1], [0.2], [0.3], [0.4], [0.5], [-9.0], [9.0]])
-    labels = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1])
-    expected, over_triplets = accuracy_by_loop(z, labels)
-    assert (expected, over_triplets) == (6 / 8, 60 / 72)  # the anchors of class 1 always lose
-    assert triplet_accuracy(z, labels, n=200_000) == pytest.approx(expected, abs=0.005)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_the_accuracy_of_separated_classes_is_1(dtype):
-    labels = torch.tensor([0, 1, 2, 1, 0, 2, 1])
-    z = (10 * labels + torch.linspace(-1, 1, 7)).to(dtype).unsqueeze(1).requires_grad_()
-    assert triplet_accuracy(z, labels) == 1
-
-
-def test_the_accuracy_is_0_where_the_negative_is_always_nearer():
-    z = torch.tensor([[-1.0], [0.0], [1.0]])
-    assert triplet_accuracy(z, torch.tensor([1, 0, 1])) == 0
-
-
-def test_the_accuracy_of_codes_that_coincide_is_that_of_chance():
-    assert triplet_accuracy(torch.ones(6, 2), torch.arange(6) % 2) == 0.5
-
-
-def test_the_accuracy_of_many_codes_that_know_nothing_of_the_labels_is_that_of_chance():
-    z, labels = batch(0, size=10_000, classes=10, dim=8, dtype=torch.float32)
-    labels = labels[torch.randperm(10_000, generator=torch.Generator().manual_seed(1))]
-    assert triplet_accuracy(z, labels) == pytest.approx(0.5, abs=0.01)
-
-
-def test_the_accuracy_depends_on_its_seed_and_on_nothing_else(rng_untouched):
-    z, labels = batch(0, size=50)
-    with rng_untouched():
-        first = triplet_accuracy(z, labels, n=1000, seed=1)
-    assert triplet_accuracy(z, labels, n=1000, seed=1) == first
-    assert triplet_accuracy(3 * z, labels, n=1000, seed=1) == first  # the same triplets
-    assert len({triplet_accuracy(z, labels, n=1000, seed=seed) for seed in range(5)}) > 1
-
-
 # --- Bad input
 
 CODES, LABELS = torch.zeros(4, 2), torch.tensor([0, 0, 1, 1])
@@ -432,10 +410,9 @@ CODES, LABELS = torch.zeros(4, 2), torch.tensor([0, 0, 1, 1])
     ],
     ids=["vector", "3d", "whole", "array", "floats", "list", "short", "column", "empty"],
 )
-@pytest.mark.parametrize("function", [triplet_loss, triplet_accuracy])
-def test_codes_and_labels_of_the_wrong_kind_are_refused(function, z, labels, error, message):
+def test_codes_and_labels_of_the_wrong_kind_are_refused(z, labels, error, message):
     with pytest.raises(error, match=message):
-        function(z, labels)
+        triplet_loss(z, labels)
 
 
 @pytest.mark.parametrize(
@@ -451,7 +428,10 @@ def test_distances_of_anything_but_rows_of_codes_are_refused(z, error):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mining": "hard"}, "mining is 'hard'; expected one of batch-all, batch-hard, semi-hard"),
+        (
+            {"mining": "hard"},
+            "mining is 'hard'; expected one of batch-all, batch-hard, easy-positive, semi-hard",
+        ),
         ({"reduction": "mean"}, "reduction is 'mean'; expected mined or active"),
         ({"margin": -0.1}, "margin is -0.1; expected a finite number, at least 0"),
         ({"margin": math.nan}, "margin is nan"),
@@ -462,106 +442,3 @@ def test_distances_of_anything_but_rows_of_codes_are_refused(z, error):
 def test_unknown_options_of_the_loss_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         triplet_loss(CODES, LABELS, **options)
-
-
-@pytest.mark.parametrize("n", [0, -1, 2.5, True])
-def test_a_number_of_triplets_that_is_none_is_refused(n):
-    with pytest.raises(ValueError, match=rf"n is {n}; expected a whole number"):
-        triplet_accuracy(CODES, LABELS, n=n)
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_the_accuracy_of_codes_that_are_no_numbers_is_refused(bad):
-    z = CODES.clone()
-    z[1, 1] = bad
-    with pytest.raises(ValueError, match="NaN or infinite"):
-        triplet_accuracy(z, LABELS)
-
-
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        ([], "0 codes of 0"),
-        ([0], "1 codes of 1"),
-        ([1, 1], "of 1 classes"),
-        ([0, 1], "of 2 classes"),
-    ],
-    ids=["empty", "one", "one class", "all differ"],
-)
-def test_an_accuracy_without_triplets_is_refused(labels, message):
-    with pytest.raises(ValueError, match=message + r".*expected at least two classes"):
-        triplet_accuracy(torch.zeros(len(labels), 2), torch.tensor(labels, dtype=torch.int64))
-
-
-# The objective
-
-
-def batch_of(vae, images):
-    """Return noise, labels, the codes of the images and the distances' two kinds of points."""
-    noise = torch.randn(len(images), vae.latent_dim, generator=torch.Generator().manual_seed(3))
-    labels = torch.arange(len(images)) % 3
-    q = vae.encode(images)
-    return noise, labels, {"sample": q.mu + q.stddev * noise, "mean": q.mu}
-
-
-@pytest.mark.parametrize("on", ["sample", "mean"])
-@pytest.mark.parametrize("options", [{}, {"mining": "batch-all", "margin": 1.0, "squared": True}])
-def test_the_objective_is_the_bound_plus_the_weighted_loss(make_vae, images, on, options):
-    vae = make_vae().train()
-    noise, labels, points = batch_of(vae, images)
-    objective = elbo_with_triplets(0.7, on=on, **options)
-    terms, bound = (
-        objective(vae, images, labels=labels, noise=noise),
-        elbo(vae, images, noise=noise),
-    )
-    extra = 0.7 * triplet_loss(points[on], labels, **options)
-    assert extra > 0
-    torch.testing.assert_close(terms.distortion, bound.distortion + extra)
-    torch.testing.assert_close(terms.rate, bound.rate)
-
-
-def test_the_objective_with_weight_zero_trains_as_the_bound(make_vae, images):
-    with_triplets, plain = make_vae(), make_vae()
-    recipe = {"epochs": 2, "batch_size": 20, "device": "cpu", "progress": False}
-    labels = torch.arange(len(images)) % 3
-    fit(with_triplets, images, labels=labels, objective=elbo_with_triplets(0.0), **recipe)
-    fit(plain, images, **recipe)
-    for a, b in zip(with_triplets.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(a, b)
-
-
-def test_training_on_triplets_lowers_their_loss_on_the_means(make_vae, images):
-    labels = (images[:, 0, 0, 3] > 0.5).long()
-    losses = {}
-    for weight in (0.0, 20.0):
-        vae = make_vae()
-        objective = elbo_with_triplets(weight, on="mean")
-        fit(
-            vae, images, labels=labels, objective=objective, epochs=60, device="cpu", progress=False
-        )
-        losses[weight] = triplet_loss(vae.embed(images), labels).item()
-    assert losses[20.0] < 0.5 * losses[0.0]
-
-
-def test_a_model_in_evaluation_mode_is_measured_by_the_bound_and_needs_no_labels(make_vae, images):
-    vae = make_vae().eval()
-    noise, _, _ = batch_of(vae, images)
-    terms, bound = (f(vae, images, noise=noise) for f in (elbo_with_triplets(5.0), elbo))
-    for measured, expected in zip(terms, bound, strict=True):
-        assert torch.equal(measured, expected)
-
-
-def test_training_without_labels_says_how_to_give_them(make_vae, images):
-    with pytest.raises(ValueError, match=r"no labels; expected .* fit\(labels=...\)"):
-        elbo_with_triplets(1.0)(make_vae().train(), images)
-
-
-@pytest.mark.parametrize("weight", [-1.0, math.nan, math.inf])
-def test_a_weight_that_is_no_weight_is_refused(weight):
-    with pytest.raises(ValueError, match=r"weight is .*; expected a finite number, at least 0"):
-        elbo_with_triplets(weight)
-
-
-def test_an_unknown_kind_of_point_is_named():
-    with pytest.raises(ValueError, match="on is 'mode'; expected sample or mean"):
-        elbo_with_triplets(1.0, on="mode")

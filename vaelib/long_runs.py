@@ -15,26 +15,44 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vaelib import data, recipes
 from vaelib.aggregate import AggregatePosterior, codes, gaussian_total_correlation
+from vaelib.data import Dataset, Split, to_float
 from vaelib.evaluation import (
     active_units,
     evaluate,
     fixed_subset,
+    posterior_of,
     posterior_scale,
     reconstruction_rmse,
 )
 from vaelib.likelihoods import Gaussian
 from vaelib.models import VAE
-from vaelib.networks import count_parameters
+from vaelib.networks import count_parameters, initialize, mlp
 from vaelib.objectives import Objective, elbo_at_optimal_scale, free_bits
 from vaelib.results import PUBLISHED, provenance, write_json
 from vaelib.schedules import Schedule, constant, cosine, cyclical, linear, one_cycle
+from vaelib.seeding import generator
+from vaelib.separation import (
+    knn_accuracy,
+    mean_triplet_loss,
+    root_mean_square,
+    silhouette,
+    triplet_accuracy,
+)
+from vaelib.supervision import (
+    SupervisedLoss,
+    classification_loss,
+    elbo_with_labels,
+    labels_alone,
+)
 from vaelib.sweeps import fit_sweep
-from vaelib.training import fit
+from vaelib.training import fit, pick_device
+from vaelib.triplet import triplet_loss
 
 
 class LongRun(NamedTuple):
@@ -76,6 +94,105 @@ def prior_match(vae: VAE, train: Tensor, test: Tensor) -> dict[str, float]:
         "test_total_correlation": gaussian_total_correlation(z),
         "test_mean_scale": float(posterior_scale(vae, test).mean()),
     }
+
+
+def separation_of(vae: VAE, voters: Split, split: Split) -> dict[str, float]:
+    """Measure how well a model keeps the classes of a split apart; means, but where it says z."""
+    train_mu, mu = (posterior_of(vae, to_float(part.images)).mu for part in (voters, split))
+    z = codes(vae, to_float(split.images))
+    size = root_mean_square(z)
+    return {
+        "knn_accuracy": knn_accuracy(train_mu, voters.labels, mu, split.labels),
+        "triplet_accuracy": triplet_accuracy(mu, split.labels),
+        "silhouette": silhouette(mu, split.labels),
+        "root_mean_square_z": size,
+        "triplet_loss_z": mean_triplet_loss(z, split.labels),
+        "triplet_loss_z_at_unit_size": mean_triplet_loss(z / size, split.labels),
+    }
+
+
+def measured_by_class(
+    vae: VAE, source: Dataset, *, seed: int, **training: Any
+) -> tuple[VAE, dict[str, Any]]:
+    """Train on 50,000 images, and measure the classes on 10,000 for validation and on test."""
+    train, validation, test = source.train_part, source.validation, source.test
+    images = to_float(train.images), to_float(test.images)
+    vae, numbers = measured(vae, *images, seed=seed, **training)
+    on_validation = evaluate(vae, to_float(validation.images)).negative_elbo
+    numbers |= {"validation_negative_elbo": on_validation}
+    for name, split in (("validation", validation), ("test", test)):
+        found = separation_of(vae, train, split)
+        numbers |= {f"{name}_{quantity}": value for quantity, value in found.items()}
+    return vae, numbers
+
+
+def few_labels(train: Split, n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Draw n labelled images, equally many of each class; another draw for each seed."""
+    chosen = data.balanced_subset(train.labels, n, seed=seed)
+    device = pick_device()
+    return to_float(train.images[chosen]).to(device), train.labels[chosen].to(device)
+
+
+def conv_to_mlp(
+    seed: int,
+    *,
+    latent_dim: int = 2,
+    loss: SupervisedLoss | None = None,
+    weight: float = 0.0,
+    n_labels: int | None = None,
+    shuffled: bool = False,
+    dataset: str = "mnist",
+    epochs: int | None = None,
+) -> tuple[VAE, dict[str, Any]]:
+    """Train the network of chapter 5, plain or with a loss on the labels of all or few images."""
+    source = data.load(dataset)
+    vae = recipes.conv_to_mlp_vae(latent_dim=latent_dim, seed=seed)
+    recipe = recipes.conv_to_mlp_training(latent_dim=latent_dim)
+    recipe["epochs"] = epochs or recipe["epochs"]
+    if loss and n_labels:
+        few = few_labels(source.train_part, n_labels, seed)
+        recipe["objective"] = elbo_with_labels(loss, weight, on="mean", labelled=few)
+    elif loss:
+        recipe["objective"] = elbo_with_labels(loss, weight, on="mean")
+        labels = source.train_part.labels
+        order = torch.randperm(len(labels), generator=generator(seed, "shuffled labels"))
+        recipe["labels"] = labels[order] if shuffled else labels
+    return measured_by_class(vae, source, seed=seed, **recipe)
+
+
+def classifier_head(seed: int, *, weight: float) -> tuple[VAE, dict[str, Any]]:
+    """Train the network of chapter 5 with a linear classifier in place of triplets."""
+    vae = recipes.conv_to_mlp_vae(latent_dim=2, seed=seed)
+    head = mlp([2, 10], nn.Identity)
+    initialize(head, "glorot", generator(seed, "classifier"))
+    vae.add_module("classifier", head)  # so that it is trained along
+    source = data.load("mnist")
+    recipe = recipes.conv_to_mlp_training(latent_dim=2) | {"labels": source.train_part.labels}
+    recipe |= {"objective": elbo_with_labels(classification_loss(head), weight, on="mean")}
+    return measured_by_class(vae, source, seed=seed, **recipe)
+
+
+def four_legs(seed: int, *, objectives: tuple[Objective, Objective]) -> tuple[VAE, dict[str, Any]]:
+    """Train four times 10 epochs on two objectives in turns, each leg with an Adam of its own."""
+    source = data.load("mnist")
+    x, y = to_float(source.train_part.images), to_float(source.test.images)
+    vae = recipes.conv_to_mlp_vae(latent_dim=2, seed=seed)
+    recipe = recipes.conv_to_mlp_training(latent_dim=2) | {"epochs": 10, "lr": 1e-3}
+    recipe |= {"labels": source.train_part.labels, "test": y}
+    curves: dict[str, list[float]] = {"negative_elbo": [], "triplet_loss_z": []}
+    seconds = 0.0
+    for leg in range(4):
+        history = fit(
+            vae, x, objective=objectives[leg % 2], snapshot_every=1, seed=4 * seed + leg, **recipe
+        )
+        curves["negative_elbo"] += history.curve("test", "negative_elbo")[1:]
+        for weights_then in history.snapshots.values():
+            vae.load_state_dict(weights_then)
+            z = codes(vae, y)
+            curves["triplet_loss_z"].append(mean_triplet_loss(z, source.test.labels))
+        seconds += history.seconds
+    found = {f"test_{name}_by_epoch": curve for name, curve in curves.items()}
+    return vae, {**found, "seconds": seconds, "provenance": provenance("full", vae.device, seconds)}
 
 
 def beta_sweep(seed: int) -> tuple[VAE, dict[str, Any]]:
@@ -181,12 +298,22 @@ def project_c(
     return vae, {**numbers, "test_squared_error": error}
 
 
-def tutorial_conv(seed: int) -> tuple[VAE, dict[str, Any]]:
-    """Train project A's network by its recipe: 54,000 images, Adam at 1e-4, 100 epochs."""
-    train, test = images("mnist")
+def tutorial_conv(seed: int, *, weight: float = 0.0) -> tuple[VAE, dict[str, Any]]:
+    """Train project A's network by its recipe: 54,000 images, Adam at 1e-4, 100 epochs.
+
+    With a weight, its triplet loss is added: batch-hard, with a margin of 0.2, on z.
+    """
+    source = data.load("mnist")
+    train = Split(source.train.images[:54_000], source.train.labels[:54_000])
     vae = recipes.tutorial_conv_vae(seed=seed)
     recipe = {"epochs": 100, "batch_size": 128, "lr": 1e-4, "precision": "bfloat16"}
-    return measured(vae, train[:54_000], test, seed=seed, **recipe)
+    if weight:
+        objective = elbo_with_labels(triplet_loss, weight)
+        recipe |= {"labels": train.labels, "objective": objective}
+    test_images = to_float(source.test.images)
+    vae, numbers = measured(vae, to_float(train.images), test_images, seed=seed, **recipe)
+    found = separation_of(vae, train, source.test)
+    return vae, {**numbers, **{f"test_{name}": value for name, value in found.items()}}
 
 
 def small_conv(seed: int) -> tuple[VAE, dict[str, Any]]:
@@ -235,16 +362,19 @@ def project_e(seed: int, *, lr: Schedule, beta: float = 1.0) -> tuple[VAE, dict[
 def images(name: str) -> tuple[Tensor, Tensor]:
     """Return all training and all test images of a data set, with grey values in [0, 1]."""
     dataset = data.load(name)
-    return data.to_float(dataset.train.images), data.to_float(dataset.test.images)
+    return to_float(dataset.train.images), to_float(dataset.test.images)
 
 
 def three_parts(name: str) -> tuple[Tensor, Tensor, Tensor]:
     """Return the training, validation and test images of a data set, grey values in [0, 1]."""
     dataset = data.load(name)
     parts = (dataset.train_part, dataset.validation, dataset.test)
-    return tuple(data.to_float(part.images) for part in parts)
+    return tuple(to_float(part.images) for part in parts)
 
 
+NEAREST = partial(triplet_loss, mining="easy-positive")
+EVERY = partial(triplet_loss, mining="batch-all", margin=1.0)
+BOUND = elbo_with_labels(triplet_loss, 0.0)
 LONG_RUNS = {
     "two-dimensional-vae": LongRun(two_dimensional_vae, seeds=(0, 1, 2)),
     **{
@@ -308,6 +438,69 @@ LONG_RUNS = {
     "comparison-learning-rates": LongRun(learning_rates, seeds=(0,)),
     "small-conv": LongRun(small_conv, seeds=(0,), keeps_weights=True),
     "tutorial-conv": LongRun(tutorial_conv, seeds=(0, 1), keeps_weights=True),
+    "tutorial-conv-triplets": LongRun(
+        partial(tutorial_conv, weight=1.0), seeds=(0,), keeps_weights=True
+    ),
+    "2d-plain": LongRun(conv_to_mlp, (0, 1, 2)),
+    **{
+        f"2d-{mining}-{weight:g}": LongRun(
+            partial(conv_to_mlp, loss=partial(triplet_loss, mining=mining), weight=weight), seeds
+        )
+        for mining, weight, seeds in (
+            ("easy-positive", 10.0, (0,)),
+            ("easy-positive", 100.0, (0, 1, 2)),
+            ("easy-positive", 1000.0, (0,)),
+            ("batch-hard", 1.0, (0,)),
+            ("batch-hard", 10.0, (0, 1, 2)),
+            ("batch-hard", 100.0, (0,)),
+            ("semi-hard", 10.0, (0,)),
+        )
+    },
+    **{
+        f"2d-classifier-{weight:g}": LongRun(partial(classifier_head, weight=weight), seeds)
+        for weight, seeds in ((10.0, (0, 1, 2)), (100.0, (0,)))
+    },
+    **{
+        f"2d-easy-positive-100-with-{n}-labels": LongRun(
+            partial(conv_to_mlp, loss=NEAREST, weight=100.0, n_labels=n), seeds
+        )
+        for n, seeds in ((100, (0, 1)), (1000, (0, 1, 2)))
+    },
+    "2d-easy-positive-100-shuffled-labels": LongRun(
+        partial(conv_to_mlp, loss=NEAREST, weight=100.0, shuffled=True), (0,)
+    ),
+    "2d-plain-60-epochs": LongRun(partial(conv_to_mlp, epochs=60), (0,)),
+    "2d-easy-positive-100-60-epochs": LongRun(
+        partial(conv_to_mlp, loss=NEAREST, weight=100.0, epochs=60), (0,)
+    ),
+    "2d-fashion-plain": LongRun(partial(conv_to_mlp, dataset="fashion-mnist"), (0, 1)),
+    "2d-fashion-easy-positive-100": LongRun(
+        partial(conv_to_mlp, loss=NEAREST, weight=100.0, dataset="fashion-mnist"), (0, 1)
+    ),
+    "16d-plain": LongRun(partial(conv_to_mlp, latent_dim=16), (0, 1, 2)),
+    **{
+        f"16d-batch-all-{weight:g}": LongRun(
+            partial(conv_to_mlp, latent_dim=16, loss=EVERY, weight=weight), seeds
+        )
+        for weight, seeds in ((3.0, (0,)), (10.0, (0, 1, 2)), (30.0, (0, 1, 2)))
+    },
+    **{
+        f"16d-fashion-{name}": LongRun(
+            partial(conv_to_mlp, latent_dim=16, dataset="fashion-mnist", **options), (0,)
+        )
+        for name, options in (
+            ("plain", {}),
+            ("batch-all-30", {"loss": EVERY, "weight": 30.0}),
+        )
+    },
+    **{
+        f"four-legs-{name}": LongRun(partial(four_legs, objectives=objectives), (0,))
+        for name, objectives in (
+            ("in-turns", (BOUND, labels_alone(triplet_loss))),
+            ("jointly", (elbo_with_labels(triplet_loss, 1.0),) * 2),
+            ("bound-alone", (BOUND, BOUND)),
+        )
+    },
 }
 
 

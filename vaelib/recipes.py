@@ -250,6 +250,35 @@ PROJECT_C_CONSTANT = 784 / 2 * math.log(math.pi)
 """Distortion of project C's network minus its sum of squared errors, in nats."""
 
 
+def conv_to_mlp_vae(*, latent_dim: int, seed: int = 0) -> VAE:
+    """Build the network of chapter 5: convolutions in, a perceptron out.
+
+    The encoder tells unseen digits apart better than a perceptron does; the decoder is cheap. In
+    the plane it is the deep and narrow one of chapter 1.
+    """
+    for_encoder, _ = AROUND_A_PLANE["conv", 800_000]
+    hidden = (128, 128, 128, 256) if latent_dim == 2 else (256, 376)
+    common = {"latent_dim": latent_dim, "activation": nn.SiLU, "init": "he", "seed": seed}
+    return VAE(
+        encoder=ConvEncoder(**for_encoder, **common),
+        decoder=MLPDecoder(hidden=hidden, **common),
+        likelihood=Bernoulli(grey=True),
+        scale="capped",
+    )
+
+
+def conv_to_mlp_training(profile: str = "full", *, latent_dim: int) -> dict[str, Any]:
+    """Return the arguments of :func:`vaelib.training.fit` for the network of chapter 5."""
+    full, plane = profile == "full", latent_dim == 2
+    return {
+        "epochs": 15 if plane else 8,
+        "batch_size": 128 if full else 64,
+        "lr": one_cycle(4e-3 if plane else 8e-3),
+        "weight_decay": 0.01,
+        "precision": "bfloat16" if full else "float32",
+    }
+
+
 def tutorial_conv_vae(*, seed: int = 0) -> VAE:
     """Build the network of the TensorFlow tutorial on convolutional VAEs: project A's."""
     return VAE(

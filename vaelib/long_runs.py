@@ -8,50 +8,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable
 from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vaelib import data, recipes
-from vaelib.aggregate import AggregatePosterior, codes, gaussian_total_correlation
-from vaelib.data import Dataset, Split, to_float
-from vaelib.evaluation import (
-    active_units,
-    evaluate,
-    fixed_subset,
-    posterior_of,
-    posterior_scale,
-    reconstruction_rmse,
-)
-from vaelib.likelihoods import Gaussian
+from vaelib import experiments, recipes
 from vaelib.models import VAE
-from vaelib.networks import count_parameters, initialize, mlp
-from vaelib.objectives import Objective, elbo_at_optimal_scale, free_bits
-from vaelib.results import PUBLISHED, provenance, write_json
-from vaelib.schedules import Schedule, constant, cosine, cyclical, linear, one_cycle
-from vaelib.seeding import generator
-from vaelib.separation import (
-    knn_accuracy,
-    mean_triplet_loss,
-    root_mean_square,
-    silhouette,
-    triplet_accuracy,
-)
+from vaelib.objectives import free_bits
+from vaelib.results import PUBLISHED, write_json
+from vaelib.schedules import constant, cosine, cyclical, linear, one_cycle
 from vaelib.supervision import (
-    SupervisedLoss,
-    classification_loss,
     elbo_with_labels,
     labels_alone,
 )
-from vaelib.sweeps import fit_sweep
-from vaelib.training import fit, pick_device
 from vaelib.triplet import triplet_loss
 
 
@@ -65,335 +39,34 @@ class LongRun(NamedTuple):
     """Whether the weights of the first seed are published, because a figure needs them."""
 
 
-def measured(
-    vae: VAE, train: Tensor, test: Tensor, *, seed: int, **training: Any
-) -> tuple[VAE, dict[str, Any]]:
-    """Train a model by :func:`vaelib.training.fit` and return it with its numbers."""
-    history = fit(vae, train, evaluate_every=training["epochs"], seed=seed, **training)
-    on_train, on_test = evaluate(vae, train), evaluate(vae, test)
-    return vae, {
-        "test_negative_elbo": on_test.negative_elbo,
-        "test_distortion": on_test.distortion,
-        "test_rate": on_test.rate,
-        "test_active_units": int(active_units(vae, test).sum()),
-        "test_rmse": float(reconstruction_rmse(vae, test).mean()),
-        "train_negative_elbo": on_train.negative_elbo,
-        "parameters": count_parameters(vae),
-        "seconds": history.seconds,
-        "provenance": provenance("full", vae.device, history.seconds),
-    }
-
-
-def prior_match(vae: VAE, train: Tensor, test: Tensor) -> dict[str, float]:
-    """Measure how far the codes of the test images are from the prior."""
-    z = codes(vae, test)
-    # Another seed: a collapsed model has no images in its codes, only the noise.
-    mixture = AggregatePosterior(codes(vae, fixed_subset(train, 20_000), seed=1))
-    return {
-        "test_mismatch": mixture.mismatch(z),
-        "test_total_correlation": gaussian_total_correlation(z),
-        "test_mean_scale": float(posterior_scale(vae, test).mean()),
-    }
-
-
-def separation_of(vae: VAE, voters: Split, split: Split) -> dict[str, float]:
-    """Measure how well a model keeps the classes of a split apart; means, but where it says z."""
-    train_mu, mu = (posterior_of(vae, to_float(part.images)).mu for part in (voters, split))
-    z = codes(vae, to_float(split.images))
-    size = root_mean_square(z)
-    return {
-        "knn_accuracy": knn_accuracy(train_mu, voters.labels, mu, split.labels),
-        "triplet_accuracy": triplet_accuracy(mu, split.labels),
-        "silhouette": silhouette(mu, split.labels),
-        "root_mean_square_z": size,
-        "triplet_loss_z": mean_triplet_loss(z, split.labels),
-        "triplet_loss_z_at_unit_size": mean_triplet_loss(z / size, split.labels),
-    }
-
-
-def measured_by_class(
-    vae: VAE, source: Dataset, *, seed: int, **training: Any
-) -> tuple[VAE, dict[str, Any]]:
-    """Train on 50,000 images, and measure the classes on 10,000 for validation and on test."""
-    train, validation, test = source.train_part, source.validation, source.test
-    images = to_float(train.images), to_float(test.images)
-    vae, numbers = measured(vae, *images, seed=seed, **training)
-    on_validation = evaluate(vae, to_float(validation.images)).negative_elbo
-    numbers |= {"validation_negative_elbo": on_validation}
-    for name, split in (("validation", validation), ("test", test)):
-        found = separation_of(vae, train, split)
-        numbers |= {f"{name}_{quantity}": value for quantity, value in found.items()}
-    return vae, numbers
-
-
-def few_labels(train: Split, n: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Draw n labelled images, equally many of each class; another draw for each seed."""
-    chosen = data.balanced_subset(train.labels, n, seed=seed)
-    device = pick_device()
-    return to_float(train.images[chosen]).to(device), train.labels[chosen].to(device)
-
-
-def conv_to_mlp(
-    seed: int,
-    *,
-    latent_dim: int = 2,
-    loss: SupervisedLoss | None = None,
-    weight: float = 0.0,
-    n_labels: int | None = None,
-    shuffled: bool = False,
-    dataset: str = "mnist",
-    epochs: int | None = None,
-) -> tuple[VAE, dict[str, Any]]:
-    """Train the network of chapter 5, plain or with a loss on the labels of all or few images."""
-    source = data.load(dataset)
-    vae = recipes.conv_to_mlp_vae(latent_dim=latent_dim, seed=seed)
-    recipe = recipes.conv_to_mlp_training(latent_dim=latent_dim)
-    recipe["epochs"] = epochs or recipe["epochs"]
-    if loss and n_labels:
-        few = few_labels(source.train_part, n_labels, seed)
-        recipe["objective"] = elbo_with_labels(loss, weight, on="mean", labelled=few)
-    elif loss:
-        recipe["objective"] = elbo_with_labels(loss, weight, on="mean")
-        labels = source.train_part.labels
-        order = torch.randperm(len(labels), generator=generator(seed, "shuffled labels"))
-        recipe["labels"] = labels[order] if shuffled else labels
-    return measured_by_class(vae, source, seed=seed, **recipe)
-
-
-def classifier_head(seed: int, *, weight: float) -> tuple[VAE, dict[str, Any]]:
-    """Train the network of chapter 5 with a linear classifier in place of triplets."""
-    vae = recipes.conv_to_mlp_vae(latent_dim=2, seed=seed)
-    head = mlp([2, 10], nn.Identity)
-    initialize(head, "glorot", generator(seed, "classifier"))
-    vae.add_module("classifier", head)  # so that it is trained along
-    source = data.load("mnist")
-    recipe = recipes.conv_to_mlp_training(latent_dim=2) | {"labels": source.train_part.labels}
-    recipe |= {"objective": elbo_with_labels(classification_loss(head), weight, on="mean")}
-    return measured_by_class(vae, source, seed=seed, **recipe)
-
-
-def four_legs(seed: int, *, objectives: tuple[Objective, Objective]) -> tuple[VAE, dict[str, Any]]:
-    """Train four times 10 epochs on two objectives in turns, each leg with an Adam of its own."""
-    source = data.load("mnist")
-    x, y = to_float(source.train_part.images), to_float(source.test.images)
-    vae = recipes.conv_to_mlp_vae(latent_dim=2, seed=seed)
-    recipe = recipes.conv_to_mlp_training(latent_dim=2) | {"epochs": 10, "lr": 1e-3}
-    recipe |= {"labels": source.train_part.labels, "test": y}
-    curves: dict[str, list[float]] = {"negative_elbo": [], "triplet_loss_z": []}
-    seconds = 0.0
-    for leg in range(4):
-        history = fit(
-            vae, x, objective=objectives[leg % 2], snapshot_every=1, seed=4 * seed + leg, **recipe
-        )
-        curves["negative_elbo"] += history.curve("test", "negative_elbo")[1:]
-        for weights_then in history.snapshots.values():
-            vae.load_state_dict(weights_then)
-            z = codes(vae, y)
-            curves["triplet_loss_z"].append(mean_triplet_loss(z, source.test.labels))
-        seconds += history.seconds
-    found = {f"test_{name}_by_epoch": curve for name, curve in curves.items()}
-    return vae, {**found, "seconds": seconds, "provenance": provenance("full", vae.device, seconds)}
-
-
-def beta_sweep(seed: int) -> tuple[VAE, dict[str, Any]]:
-    """Train the sweep of chapter 4 on all of MNIST's training images."""
-    train, test = images("mnist")
-    vaes = recipes.sweep_vaes(seed=seed)
-    started = time.perf_counter()
-    fit_sweep(vaes, train, betas=recipes.BETAS, seed=seed, **recipes.sweep_training())
-    seconds = time.perf_counter() - started
-    reports = [evaluate(vae, test) for vae in vaes]
-    matches = [prior_match(vae, train, test) for vae in vaes]
-    return vaes[0], {
-        "beta": list(recipes.BETAS),
-        "test_distortion": [report.distortion for report in reports],
-        "test_rate": [report.rate for report in reports],
-        "test_active_units": [int(active_units(vae, test).sum()) for vae in vaes],
-        **{name: [match[name] for match in matches] for name in matches[0]},
-        "seconds": seconds,
-        "provenance": provenance("full", vaes[0].device, seconds),
-    }
-
-
-def wide(
-    seed: int, *, beta: float | Schedule, objective: Objective | None = None
-) -> tuple[VAE, dict[str, Any]]:
-    """Train the wide network of chapter 2 with grey values under a Bernoulli, 20 epochs."""
-    recipe = recipes.wide_training(epochs=20) | {"beta": beta, "objective": objective}
-    return measured(recipes.wide_vae(seed=seed), *images("mnist"), seed=seed, **recipe)
-
-
-def project_c_for_long(seed: int, *, beta: float) -> tuple[VAE, dict[str, Any]]:
-    """Train project C's network for 100 epochs with an eye on 10,000 validation images."""
-    train, validation, test = map(recipes.project_c_images, three_parts("mnist"))
-    vae = recipes.project_c_vae(seed=seed)
-    recipe = recipes.project_c_training() | {"epochs": 100, "beta": beta}
-    history = fit(vae, train, test=validation, snapshot_every=1, seed=seed, **recipe)
-
-    def loss(split: str) -> list[float]:
-        parts = (history.curve(split, part) for part in ("distortion", "rate"))
-        return [d - recipes.PROJECT_C_CONSTANT + beta * r for d, r in zip(*parts, strict=True)]
-
-    on_validation = loss("test")
-    best = min(history.snapshots, key=lambda epoch: on_validation[epoch])
-    tested = {}
-    for epoch in (15, best, 100):
-        vae.load_state_dict(history.snapshots[epoch])
-        report = evaluate(vae, test)
-        tested[str(epoch)] = report.distortion - recipes.PROJECT_C_CONSTANT + beta * report.rate
-    return vae, {
-        "train_loss": loss("train"),
-        "validation_loss": on_validation,
-        "best_epoch": best,
-        "test_loss_after": tested,
-        "seconds": history.seconds,
-        "provenance": provenance("full", vae.device, history.seconds),
-    }
-
-
-def two_dimensional_vae(seed: int) -> tuple[VAE, dict[str, Any]]:
-    """Train the 2-D VAE of chapter 1 on all of MNIST's training images."""
-    vae = recipes.two_dimensional_vae(seed=seed)
-    return measured(vae, *images("mnist"), seed=seed, **recipes.two_dimensional_training("full"))
-
-
-def gaussian(
-    seed: int, *, scale: float = 1.0, learned: bool = False, optimal: bool = False
-) -> tuple[VAE, dict[str, Any]]:
-    """Train the model of chapter 2 with a Gaussian of fixed, learned or optimal scale."""
-    likelihood = Gaussian(link="logit", scale=scale, learned=learned)
-    vae = recipes.wide_vae(likelihood, seed=seed)
-    objective = elbo_at_optimal_scale if optimal else None
-    recipe = recipes.wide_training(epochs=20)
-    vae, numbers = measured(vae, *images("mnist"), seed=seed, objective=objective, **recipe)
-    return vae, {**numbers, "scale": float(likelihood.log_scale.detach().exp())}
-
-
-def project_d(seed: int, *, lr: Schedule, epochs: int) -> tuple[VAE, dict[str, Any]]:
-    """Train project D's network on its 55,000 images, in batches of 100."""
-    train, test = images("mnist")
-    recipe = {"epochs": epochs, "batch_size": 100, "lr": lr, "precision": "bfloat16"}
-    return measured(recipes.wide_vae(seed=seed), train[:55_000], test, seed=seed, **recipe)
-
-
-def project_b(seed: int, *, scale: str, beta: float = 1.0) -> tuple[VAE, dict[str, Any]]:
-    """Train project B's network on Fashion-MNIST by its recipe."""
-    recipe = {"epochs": 25, "batch_size": 128, "lr": 1e-3, "precision": "bfloat16"}
-    recipe |= {"objective": recipes.project_b_objective, "beta": beta}
-    train, test = images("fashion-mnist")
-    vae = recipes.project_b_vae(scale=scale, seed=seed)
-    vae, numbers = measured(vae, train, test, seed=seed, **recipe)
-    return vae, {**numbers, **prior_match(vae, train, test)}
-
-
-def project_c(
-    seed: int, *, beta: float | Schedule, objective: Objective | None = None
-) -> tuple[VAE, dict[str, Any]]:
-    """Train project C's network by its recipe: standardised pixels, Adam at 1e-3, 15 epochs."""
-    train, test = map(recipes.project_c_images, images("mnist"))
-    vae = recipes.project_c_vae(seed=seed)
-    recipe = recipes.project_c_training() | {"beta": beta, "objective": objective}
-    vae, numbers = measured(vae, train, test, seed=seed, **recipe)
-    error = numbers["test_distortion"] - recipes.PROJECT_C_CONSTANT
-    return vae, {**numbers, "test_squared_error": error}
-
-
-def tutorial_conv(seed: int, *, weight: float = 0.0) -> tuple[VAE, dict[str, Any]]:
-    """Train project A's network by its recipe: 54,000 images, Adam at 1e-4, 100 epochs.
-
-    With a weight, its triplet loss is added: batch-hard, with a margin of 0.2, on z.
-    """
-    source = data.load("mnist")
-    train = Split(source.train.images[:54_000], source.train.labels[:54_000])
-    vae = recipes.tutorial_conv_vae(seed=seed)
-    recipe = {"epochs": 100, "batch_size": 128, "lr": 1e-4, "precision": "bfloat16"}
-    if weight:
-        objective = elbo_with_labels(triplet_loss, weight)
-        recipe |= {"labels": train.labels, "objective": objective}
-    test_images = to_float(source.test.images)
-    vae, numbers = measured(vae, to_float(train.images), test_images, seed=seed, **recipe)
-    found = separation_of(vae, train, source.test)
-    return vae, {**numbers, **{f"test_{name}": value for name, value in found.items()}}
-
-
-def small_conv(seed: int) -> tuple[VAE, dict[str, Any]]:
-    """Train the small convolutional network of chapter 3 with two latent dimensions for longer."""
-    vae = recipes.comparison_vae("conv", 70_000, latent_dim=2, seed=seed)
-    recipe = recipes.comparison_training() | {"epochs": 30}
-    return measured(vae, *images("mnist"), seed=seed, **recipe)
-
-
-def comparison(
-    seed: int, *, family: str, budget: int, latent_dim: int
-) -> tuple[VAE, dict[str, Any]]:
-    """Train one network of chapter 3 at several learning rates; keep the best on validation."""
-    train, validation, test = three_parts("mnist")
-    candidates = []
-    # The perceptrons get a third rate, since they are where the second was always the better one.
-    for lr in (8e-3, 16e-3, 32e-3) if family == "mlp" else (8e-3, 16e-3):
-        vae = recipes.comparison_vae(family, budget, latent_dim=latent_dim, seed=seed)
-        recipe = recipes.comparison_training(lr=lr)
-        vae, numbers = measured(vae, train, test, seed=seed, **recipe)
-        numbers |= {"lr": lr, "validation_negative_elbo": evaluate(vae, validation).negative_elbo}
-        candidates.append((vae, numbers))
-    return min(candidates, key=lambda candidate: candidate[1]["validation_negative_elbo"])
-
-
-def learning_rates(seed: int) -> tuple[VAE, dict[str, Any]]:
-    """Try three learning rates for each network of chapter 3, for two epochs, on validation."""
-    train, validation, _ = three_parts("mnist")
-    found: dict[str, Any] = {}
-    for (family, budget), latent_dim in product(recipes.AROUND_MORE, (2, 16, 32)):
-        for lr in (4e-3, 8e-3, 16e-3):
-            vae = recipes.comparison_vae(family, budget, latent_dim=latent_dim, seed=seed)
-            recipe = recipes.comparison_training(lr=lr) | {"epochs": 2}
-            history = fit(vae, train, seed=seed, **recipe)
-            name = f"{family} {budget} {latent_dim} {lr:g}"
-            found[name] = evaluate(vae, validation).negative_elbo
-    return vae, {**found, "provenance": provenance("full", vae.device, history.seconds)}
-
-
-def project_e(seed: int, *, lr: Schedule, beta: float = 1.0) -> tuple[VAE, dict[str, Any]]:
-    """Train project E's multilayer perceptron: batches of 100, 30 epochs."""
-    recipe = {"epochs": 30, "batch_size": 100, "lr": lr, "beta": beta, "precision": "bfloat16"}
-    return measured(recipes.project_e_vae(seed=seed), *images("mnist"), seed=seed, **recipe)
-
-
-def images(name: str) -> tuple[Tensor, Tensor]:
-    """Return all training and all test images of a data set, with grey values in [0, 1]."""
-    dataset = data.load(name)
-    return to_float(dataset.train.images), to_float(dataset.test.images)
-
-
-def three_parts(name: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the training, validation and test images of a data set, grey values in [0, 1]."""
-    dataset = data.load(name)
-    parts = (dataset.train_part, dataset.validation, dataset.test)
-    return tuple(to_float(part.images) for part in parts)
-
-
 NEAREST = partial(triplet_loss, mining="easy-positive")
 EVERY = partial(triplet_loss, mining="batch-all", margin=1.0)
 BOUND = elbo_with_labels(triplet_loss, 0.0)
 LONG_RUNS = {
-    "two-dimensional-vae": LongRun(two_dimensional_vae, seeds=(0, 1, 2)),
+    "two-dimensional-vae": LongRun(experiments.two_dimensional_vae, seeds=(0, 1, 2)),
     **{
-        f"gaussian-{scale:g}": LongRun(partial(gaussian, scale=scale), seeds=(0,))
+        f"gaussian-{scale:g}": LongRun(partial(experiments.gaussian, scale=scale), seeds=(0,))
         for scale in (1.0, 0.4, 0.3, 0.1, 0.05, 0.03)
     },
-    "gaussian-learned": LongRun(partial(gaussian, scale=0.1, learned=True), seeds=(0, 1, 2)),
-    "gaussian-optimal": LongRun(partial(gaussian, optimal=True), seeds=(0, 1, 2)),
-    "project-d": LongRun(partial(project_d, lr=constant(2e-3), epochs=100), seeds=(0, 1)),
+    "gaussian-learned": LongRun(
+        partial(experiments.gaussian, scale=0.1, learned=True), seeds=(0, 1, 2)
+    ),
+    "gaussian-optimal": LongRun(partial(experiments.gaussian, optimal=True), seeds=(0, 1, 2)),
+    "project-d": LongRun(
+        partial(experiments.project_d, lr=constant(2e-3), epochs=100), seeds=(0, 1)
+    ),
     "project-d-one-cycle": LongRun(
-        partial(project_d, lr=one_cycle(2e-3), epochs=40), seeds=(0, 1, 2)
+        partial(experiments.project_d, lr=one_cycle(2e-3), epochs=40), seeds=(0, 1, 2)
     ),
     "project-b-beta-0.005": LongRun(
-        partial(project_b, scale="softplus-logvar", beta=0.005), seeds=(0, 1)
+        partial(experiments.project_b, scale="softplus-logvar", beta=0.005), seeds=(0, 1)
     ),
-    "project-b-softplus": LongRun(partial(project_b, scale="softplus-logvar"), seeds=(0, 1)),
-    "project-b-plain": LongRun(partial(project_b, scale="exp"), seeds=(0, 1)),
+    "project-b-softplus": LongRun(
+        partial(experiments.project_b, scale="softplus-logvar"), seeds=(0, 1)
+    ),
+    "project-b-plain": LongRun(partial(experiments.project_b, scale="exp"), seeds=(0, 1)),
     **{
-        f"project-e-{name}": LongRun(partial(project_e, **settings), seeds)
+        f"project-e-{name}": LongRun(partial(experiments.project_e, **settings), seeds)
         for name, settings, seeds in (
             ("constant-1e-4", {"lr": constant(1e-4)}, (0,)),
             ("constant-2e-3", {"lr": constant(2e-3)}, (0,)),
@@ -404,12 +77,15 @@ LONG_RUNS = {
     },
     **{
         f"comparison-{family}-{budget // 1000}k-{latent_dim}d": LongRun(
-            partial(comparison, family=family, budget=budget, latent_dim=latent_dim), (0, 1, 2)
+            partial(experiments.comparison, family=family, budget=budget, latent_dim=latent_dim),
+            (0, 1, 2),
         )
         for (family, budget), latent_dim in product(recipes.AROUND_MORE, (2, 16, 32))
     },
     **{
-        f"project-c-{beta:g}": LongRun(partial(project_c, beta=beta), seeds, keeps_weights)
+        f"project-c-{beta:g}": LongRun(
+            partial(experiments.project_c, beta=beta), seeds, keeps_weights
+        )
         for beta, seeds, keeps_weights in (
             (0.0, (0, 1, 2), True),
             (0.3, (0,), False),
@@ -421,30 +97,38 @@ LONG_RUNS = {
         )
     },
     **{
-        f"project-c-{beta:g}-100-epochs": LongRun(partial(project_c_for_long, beta=beta), (0,))
+        f"project-c-{beta:g}-100-epochs": LongRun(
+            partial(experiments.project_c_for_long, beta=beta), (0,)
+        )
         for beta in (0.3, 12.0)
     },
-    "beta-sweep-16d": LongRun(beta_sweep, seeds=(0, 1, 2)),
+    "beta-sweep-16d": LongRun(experiments.beta_sweep, seeds=(0, 1, 2)),
     **{
         f"{setting}-{name}": LongRun(partial(train, **remedy), (0, 1, 2))
-        for setting, train, beta in (("wide", wide, 1.0), ("project-c-12", project_c, 12.0))
+        for setting, train, beta in (
+            ("wide", experiments.wide, 1.0),
+            ("project-c-12", experiments.project_c, 12.0),
+        )
         for name, remedy in (
             ("annealing", {"beta": linear(0.0, beta, over=0.5)}),
             ("cyclical", {"beta": cyclical(beta)}),
             ("free-bits", {"beta": beta, "objective": free_bits(0.1)}),
         )
     },
-    "wide": LongRun(partial(wide, beta=1.0), seeds=(0, 1, 2)),
-    "comparison-learning-rates": LongRun(learning_rates, seeds=(0,)),
-    "small-conv": LongRun(small_conv, seeds=(0,), keeps_weights=True),
-    "tutorial-conv": LongRun(tutorial_conv, seeds=(0, 1), keeps_weights=True),
+    "wide": LongRun(partial(experiments.wide, beta=1.0), seeds=(0, 1, 2)),
+    "comparison-learning-rates": LongRun(experiments.learning_rates, seeds=(0,)),
+    "small-conv": LongRun(experiments.small_conv, seeds=(0,), keeps_weights=True),
+    "tutorial-conv": LongRun(experiments.tutorial_conv, seeds=(0, 1), keeps_weights=True),
     "tutorial-conv-triplets": LongRun(
-        partial(tutorial_conv, weight=1.0), seeds=(0,), keeps_weights=True
+        partial(experiments.tutorial_conv, weight=1.0), seeds=(0,), keeps_weights=True
     ),
-    "2d-plain": LongRun(conv_to_mlp, (0, 1, 2)),
+    "2d-plain": LongRun(experiments.conv_to_mlp, (0, 1, 2)),
     **{
         f"2d-{mining}-{weight:g}": LongRun(
-            partial(conv_to_mlp, loss=partial(triplet_loss, mining=mining), weight=weight), seeds
+            partial(
+                experiments.conv_to_mlp, loss=partial(triplet_loss, mining=mining), weight=weight
+            ),
+            seeds,
         )
         for mining, weight, seeds in (
             ("easy-positive", 10.0, (0,)),
@@ -457,36 +141,40 @@ LONG_RUNS = {
         )
     },
     **{
-        f"2d-classifier-{weight:g}": LongRun(partial(classifier_head, weight=weight), seeds)
+        f"2d-classifier-{weight:g}": LongRun(
+            partial(experiments.classifier_head, weight=weight), seeds
+        )
         for weight, seeds in ((10.0, (0, 1, 2)), (100.0, (0,)))
     },
     **{
         f"2d-easy-positive-100-with-{n}-labels": LongRun(
-            partial(conv_to_mlp, loss=NEAREST, weight=100.0, n_labels=n), seeds
+            partial(experiments.conv_to_mlp, loss=NEAREST, weight=100.0, n_labels=n), seeds
         )
         for n, seeds in ((100, (0, 1)), (1000, (0, 1, 2)))
     },
     "2d-easy-positive-100-shuffled-labels": LongRun(
-        partial(conv_to_mlp, loss=NEAREST, weight=100.0, shuffled=True), (0,)
+        partial(experiments.conv_to_mlp, loss=NEAREST, weight=100.0, shuffled=True), (0,)
     ),
-    "2d-plain-60-epochs": LongRun(partial(conv_to_mlp, epochs=60), (0,)),
+    "2d-plain-60-epochs": LongRun(partial(experiments.conv_to_mlp, epochs=60), (0,)),
     "2d-easy-positive-100-60-epochs": LongRun(
-        partial(conv_to_mlp, loss=NEAREST, weight=100.0, epochs=60), (0,)
+        partial(experiments.conv_to_mlp, loss=NEAREST, weight=100.0, epochs=60), (0,)
     ),
-    "2d-fashion-plain": LongRun(partial(conv_to_mlp, dataset="fashion-mnist"), (0, 1)),
+    "2d-fashion-plain": LongRun(partial(experiments.conv_to_mlp, dataset="fashion-mnist"), (0, 1)),
     "2d-fashion-easy-positive-100": LongRun(
-        partial(conv_to_mlp, loss=NEAREST, weight=100.0, dataset="fashion-mnist"), (0, 1)
+        partial(experiments.conv_to_mlp, loss=NEAREST, weight=100.0, dataset="fashion-mnist"),
+        (0, 1),
     ),
-    "16d-plain": LongRun(partial(conv_to_mlp, latent_dim=16), (0, 1, 2)),
+    "16d-plain": LongRun(partial(experiments.conv_to_mlp, latent_dim=16), (0, 1, 2)),
     **{
         f"16d-batch-all-{weight:g}": LongRun(
-            partial(conv_to_mlp, latent_dim=16, loss=EVERY, weight=weight), seeds
+            partial(experiments.conv_to_mlp, latent_dim=16, loss=EVERY, weight=weight), seeds
         )
         for weight, seeds in ((3.0, (0,)), (10.0, (0, 1, 2)), (30.0, (0, 1, 2)))
     },
     **{
         f"16d-fashion-{name}": LongRun(
-            partial(conv_to_mlp, latent_dim=16, dataset="fashion-mnist", **options), (0,)
+            partial(experiments.conv_to_mlp, latent_dim=16, dataset="fashion-mnist", **options),
+            (0,),
         )
         for name, options in (
             ("plain", {}),
@@ -494,7 +182,7 @@ LONG_RUNS = {
         )
     },
     **{
-        f"four-legs-{name}": LongRun(partial(four_legs, objectives=objectives), (0,))
+        f"four-legs-{name}": LongRun(partial(experiments.four_legs, objectives=objectives), (0,))
         for name, objectives in (
             ("in-turns", (BOUND, labels_alone(triplet_loss))),
             ("jointly", (elbo_with_labels(triplet_loss, 1.0),) * 2),

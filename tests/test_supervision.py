@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from vaelib import VAE, Bernoulli, MLPDecoder, MLPEncoder
 from vaelib.evaluation import evaluate
 from vaelib.networks import RandomBinarization
-from vaelib.objectives import elbo
+from vaelib.objectives import ELBO, elbo
 from vaelib.supervision import classification_loss, elbo_with_labels, labels_alone
 from vaelib.training import fit
 from vaelib.triplet import triplet_loss
@@ -64,6 +64,16 @@ def two_kinds(images: Tensor) -> Tensor:
 # The bound and a loss
 
 
+def assert_bound_plus(extra: Tensor, terms: ELBO, bound: ELBO, vae: VAE) -> None:
+    """Assert that the terms and their gradients are those of the bound and an extra loss."""
+    assert extra > 0
+    torch.testing.assert_close(terms.distortion, bound.distortion + extra, rtol=1e-12, atol=0)
+    assert torch.equal(terms.rate, bound.rate)
+    by_hand = gradients((bound.distortion + 2 * bound.rate).mean() + extra, vae)
+    ours = gradients((terms.distortion + 2 * terms.rate).mean(), vae)
+    torch.testing.assert_close(ours, by_hand, rtol=1e-10, atol=1e-12)
+
+
 @both_points
 @every_loss
 def test_the_objective_is_the_bound_plus_the_weighted_loss(make_vae, images, loss, on):
@@ -72,12 +82,7 @@ def test_the_objective_is_the_bound_plus_the_weighted_loss(make_vae, images, los
     terms = elbo_with_labels(loss, 0.7, on=on)(vae, images, labels=labels, noise=noise)
     bound = elbo(vae, images, noise=noise)
     extra = 0.7 * loss(points[on], labels)
-    assert extra > 0
-    torch.testing.assert_close(terms.distortion, bound.distortion + extra, rtol=1e-12, atol=0)
-    assert torch.equal(terms.rate, bound.rate)
-    by_hand = gradients((bound.distortion + 2 * bound.rate).mean() + extra, vae)
-    ours = gradients((terms.distortion + 2 * terms.rate).mean(), vae)
-    torch.testing.assert_close(ours, by_hand, rtol=1e-10, atol=1e-12)
+    assert_bound_plus(extra, terms, bound, vae)
 
 
 def test_the_loss_is_that_of_a_sample_unless_told_otherwise(make_vae, images):
@@ -200,12 +205,7 @@ def test_with_few_labels_value_and_gradient_are_those_of_two_batches(make_vae, i
     terms = objective(vae, images[10:], noise=noise)
     bound = elbo(vae, images[10:], noise=noise)
     extra = 0.7 * loss(vae.encode(few[0]).mu, few[1])
-    assert extra > 0
-    torch.testing.assert_close(terms.distortion, bound.distortion + extra, rtol=1e-12, atol=0)
-    assert torch.equal(terms.rate, bound.rate)
-    by_hand = gradients((bound.distortion + 2 * bound.rate).mean() + extra, vae)
-    ours = gradients((terms.distortion + 2 * terms.rate).mean(), vae)
-    torch.testing.assert_close(ours, by_hand, rtol=1e-10, atol=1e-12)
+    assert_bound_plus(extra, terms, bound, vae)
 
 
 def test_the_labelled_images_that_are_drawn_are_sampled_with_fresh_standard_normal_noise(

@@ -9,7 +9,8 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from vaelib import VAE, Autoencoder, Gaussian, recipes
-from vaelib.networks import RandomBinarization, count_parameters
+from vaelib.corruption import RandomBinarization
+from vaelib.networks import count_parameters
 from vaelib.objectives import elbo
 from vaelib.sweeps import fit_sweep
 from vaelib.training import fit

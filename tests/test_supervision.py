@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from vaelib import VAE, Bernoulli, MLPDecoder, MLPEncoder
+from vaelib.corruption import RandomBinarization
 from vaelib.evaluation import evaluate
-from vaelib.networks import RandomBinarization
 from vaelib.objectives import ELBO, elbo
 from vaelib.supervision import classification_loss, elbo_with_labels, labels_alone
 from vaelib.training import fit

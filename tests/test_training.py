@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from vaelib import VAE, Autoencoder, Bernoulli, Gaussian, MLPDecoder, MLPEncoder, training
+from vaelib.corruption import RandomBinarization
 from vaelib.evaluation import evaluate, fixed_subset
-from vaelib.networks import RandomBinarization
 from vaelib.objectives import elbo, reconstruction
 from vaelib.schedules import constant, cosine, linear, one_cycle
 from vaelib.seeding import generator

@@ -15,6 +15,9 @@ from vaelib.objectives import ELBO, Objective, kl_to_standard_normal, objective_
 from vaelib.posteriors import DiagonalNormal
 from vaelib.seeding import generator
 
+ACTIVE = 0.01
+"""Variance over images above which the mean of a latent unit counts as used."""
+
 
 @dataclass(frozen=True)
 class Report:
@@ -172,7 +175,7 @@ def rate_per_unit(vae: VAE, images: Tensor) -> Tensor:
     return kl_to_standard_normal(q.mu, q.logvar).mean(0)
 
 
-def active_units(vae: VAE, images: Tensor, *, threshold: float = 0.01) -> Tensor:
+def active_units(vae: VAE, images: Tensor, *, threshold: float = ACTIVE) -> Tensor:
     r"""Which latent dimensions depend on the image: :math:`\mathrm{Var}_x(\mu_d(x)) > 0.01`.
 
     Burda et al. (2016), section 5.2.

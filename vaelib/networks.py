@@ -16,19 +16,6 @@ FAST_LAYOUT = torch.channels_last
 """Order in memory in which convolutions run fastest, on CPUs and on GPUs."""
 
 
-class RandomBinarization(nn.Module):
-    """While training, replace each pixel by 1 with its grey value as probability, else by 0.
-
-    As the ``corruption`` of an encoder it is a regulariser in the sense of Im et al. (2017): the
-    encoder cannot memorise images of which it sees a new version every time.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map images with values in [0, 1] to images of the same shape."""
-        # The law of torch.bernoulli(x), at a quarter of its time on a CPU.
-        return (torch.rand_like(x) < x).to(x.dtype) if self.training else x
-
-
 class MLPEncoder(nn.Module):
     """Fully connected network from an image to the mean and scale parameter of q(z | x).
 
@@ -41,8 +28,8 @@ class MLPEncoder(nn.Module):
     activation
         Non-linearity after every hidden layer.
     corruption
-        Layer that changes the image before the encoder sees it, and only while training; the
-        decoder must explain the image as it was. None by default.
+        Layer that changes the image before the encoder sees it, and only while training
+        (:mod:`vaelib.corruption`); the decoder must explain the image as it was. None by default.
     image_shape
         Channels, height and width of an image.
     init, seed
@@ -121,6 +108,8 @@ class ConvEncoder(nn.Module):
     padding
         Rows and columns of zeros around the input of every convolution: 0 (28 -> 13 -> 6 -> 2)
         or 1 (28 -> 14 -> 7 -> 4).
+    corruption
+        As in :class:`MLPEncoder`.
     """
 
     def __init__(
@@ -130,6 +119,7 @@ class ConvEncoder(nn.Module):
         channels: Sequence[int] = (32, 64),
         hidden: Sequence[int] = (),
         padding: int = 0,
+        corruption: nn.Module | None = None,
         activation: Callable[[], nn.Module] = nn.ReLU,
         init: str = "glorot",
         seed: int = 0,
@@ -144,6 +134,7 @@ class ConvEncoder(nn.Module):
                 "because the image shrinks by half each time, and a padding of 0 or 1."
             )
         self.latent_dim, self.image_shape = latent_dim, IMAGE_SHAPE
+        self.corruption = corruption or nn.Identity()
         convolutions: list[nn.Module] = []
         with torch.random.fork_rng(devices=[]):
             for before, after in pairwise((1, *channels)):
@@ -161,7 +152,7 @@ class ConvEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map images ``[B, 1, 28, 28]`` to the mean and the scale parameter, each ``[B, D]``."""
-        mu, scale = self.layers(x).chunk(2, dim=-1)
+        mu, scale = self.layers(self.corruption(x)).chunk(2, dim=-1)
         return mu, scale
 
 

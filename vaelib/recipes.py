@@ -8,15 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from vaelib.corruption import RandomBinarization, RandomWarp
 from vaelib.likelihoods import Bernoulli, Gaussian
 from vaelib.models import VAE, Autoencoder
-from vaelib.networks import (
-    ConvDecoder,
-    ConvEncoder,
-    MLPDecoder,
-    MLPEncoder,
-    RandomBinarization,
-)
+from vaelib.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 from vaelib.objectives import ELBO, elbo
 from vaelib.schedules import one_cycle
 from vaelib.seeding import generator
@@ -274,6 +269,43 @@ def conv_to_mlp_training(profile: str = "full", *, latent_dim: int) -> dict[str,
         "epochs": (15 if full else 12) if plane else 8,
         "batch_size": 128 if full else 64,
         "lr": one_cycle(4e-3 if plane else 8e-3),
+        "weight_decay": 0.01,
+        "precision": "bfloat16" if full else "float32",
+    }
+
+
+NUMBERS_OF_LABELS = (100, 600, 1000, 3000)
+"""How many labels the experiments of chapter 6 have: those of Kingma et al. (2014), table 1."""
+
+
+def m1_vae(*, corruption: nn.Module | None = None, seed: int = 0) -> VAE:
+    """Build the network of chapter 6: convolutions in, a perceptron out, 50 latent dimensions."""
+    common = {"latent_dim": 50, "activation": nn.SiLU, "init": "he", "seed": seed}
+    return VAE(
+        encoder=ConvEncoder(
+            channels=(16, 32), hidden=(256,), padding=1, corruption=corruption, **common
+        ),
+        decoder=MLPDecoder(hidden=(500, 500), **common),
+        likelihood=Bernoulli(grey=True),
+        scale="capped",
+    )
+
+
+def m1_warp(dataset: str) -> RandomWarp:
+    """Return what chapter 6 does to an image before the encoder sees it: digits bear more."""
+    if dataset == "fashion-mnist":
+        return RandomWarp(turn=3, stretch=0.05, slant=0.05, shift=1, bend=0.5)
+    return RandomWarp(turn=15, stretch=0.1, slant=0.2, shift=2, bend=1)
+
+
+def m1_training(profile: str = "full") -> dict[str, Any]:
+    """Return the arguments of :func:`vaelib.training.fit` for the network of chapter 6."""
+    full = profile == "full"
+    return {
+        "epochs": 20 if full else 8,
+        "batch_size": 128 if full else 64,
+        "lr": one_cycle(4e-3),
+        "beta": 0.1,
         "weight_decay": 0.01,
         "precision": "bfloat16" if full else "float32",
     }

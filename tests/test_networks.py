@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vaelib.corruption import RandomBinarization
 from vaelib.networks import (
     ConvDecoder,
     ConvEncoder,
@@ -195,15 +196,35 @@ def test_a_decoder_takes_a_single_latent_vector(network):
     torch.testing.assert_close(decoder(z), decoder(z[None])[0])
 
 
-def test_the_encoder_sees_the_corrupted_image():
+@pytest.mark.parametrize("network", [MLPEncoder, ConvEncoder])
+def test_the_encoder_sees_the_corrupted_image(network):
     class Negative(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return 1 - x
 
-    plain, corrupted = MLPEncoder(latent_dim=2), MLPEncoder(latent_dim=2, corruption=Negative())
+    plain, corrupted = network(latent_dim=2), network(latent_dim=2, corruption=Negative())
     x = torch.rand(3, 1, 28, 28)
     torch.testing.assert_close(corrupted(x), plain(1 - x))
     assert count_parameters(corrupted) == count_parameters(plain)
+
+
+@pytest.mark.parametrize("network", [MLPEncoder, ConvEncoder])
+def test_the_image_is_corrupted_only_while_training(network):
+    encoder, x = network(latent_dim=2, corruption=RandomBinarization()), torch.rand(3, 1, 28, 28)
+    torch.manual_seed(0)
+    found = encoder(x)
+    torch.manual_seed(0)
+    seen = (torch.rand_like(x) < x).float()
+    encoder.eval()
+    torch.testing.assert_close(found, encoder(seen))
+    torch.testing.assert_close(encoder(x), network(latent_dim=2)(x))
+    assert (found[0] - encoder(x)[0]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("network", [MLPEncoder, ConvEncoder])
+def test_a_corruption_has_no_part_in_the_names_of_the_weights(network):
+    corrupted = network(latent_dim=2, corruption=RandomBinarization())
+    assert corrupted.state_dict().keys() == network(latent_dim=2).state_dict().keys()
 
 
 @pytest.mark.parametrize("network", NETWORKS)

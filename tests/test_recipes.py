@@ -9,7 +9,7 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from vaelib import VAE, Autoencoder, Gaussian, recipes
-from vaelib.corruption import RandomBinarization
+from vaelib.corruption import RandomBinarization, RandomWarp
 from vaelib.networks import count_parameters
 from vaelib.objectives import elbo
 from vaelib.sweeps import fit_sweep
@@ -97,7 +97,14 @@ def test_the_network_of_the_tensorflow_tutorial_has_its_size():
 
 
 @pytest.mark.parametrize(
-    "build", [recipes.wide_vae, recipes.project_b_vae, recipes.project_c_vae, recipes.project_e_vae]
+    "build",
+    [
+        recipes.wide_vae,
+        recipes.project_b_vae,
+        recipes.project_c_vae,
+        recipes.project_e_vae,
+        recipes.m1_vae,
+    ],
 )
 def test_the_seed_of_a_recipe_fixes_its_weights(build, rng_untouched):
     with rng_untouched():
@@ -294,3 +301,63 @@ def test_project_c_is_trained_at_a_constant_rate_in_full_precision():
     recipe = recipes.project_c_training()
     assert recipe == {"epochs": 15, "batch_size": 64, "lr": 0.001}
     assert recipe.keys() <= inspect.signature(fit).parameters.keys()
+
+
+def test_the_numbers_of_labels_are_multiples_of_ten_classes_that_rise():
+    numbers = list(recipes.NUMBERS_OF_LABELS)
+    assert numbers == sorted(set(numbers))
+    assert all(n > 0 and n % 10 == 0 for n in numbers)
+    # Table 1 of Kingma et al. (2014).
+    assert numbers == [100, 600, 1000, 3000]
+
+
+def test_the_network_of_chapter_6_has_convolutions_in_and_a_perceptron_out():
+    vae = recipes.m1_vae(seed=3)
+    encoder = conv_parameters([1, 16, 32]) + mlp_parameters([32 * 49, 256, 2 * 50])
+    decoder = mlp_parameters([50, 500, 500, 784])
+    assert count_parameters(vae) == encoder + decoder == 1_100_948
+    assert vae.latent_dim == 50
+    assert isinstance(vae.encoder.corruption, nn.Identity)
+    nn.init.constant_(vae.encoder.layers[-1].bias, 1000.0)
+    assert vae.encode(torch.rand(3, 784)).logvar.eq(2).all()
+    vae.likelihood.check(torch.tensor([0.0, 0.5, 1.0]))
+
+
+def test_the_network_of_chapter_6_takes_a_corruption_and_no_other_weights():
+    warp = recipes.m1_warp("mnist")
+    warped, plain = recipes.m1_vae(corruption=warp, seed=3), recipes.m1_vae(seed=3)
+    assert warped.encoder.corruption is warp
+    for name, value in plain.state_dict().items():
+        assert torch.equal(warped.state_dict()[name], value)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "degrees", "factor", "slant", "shift", "bend"),
+    [
+        ("mnist", 15, 0.1, 0.2, 2, 1),
+        ("digits", 15, 0.1, 0.2, 2, 1),
+        ("fashion-mnist", 3, 0.05, 0.05, 1, 0.5),
+    ],
+)
+def test_digits_are_warped_more_than_clothes(dataset, degrees, factor, slant, shift, bend):
+    warp = recipes.m1_warp(dataset)
+    assert isinstance(warp, RandomWarp)
+    assert math.degrees(warp.turn) == pytest.approx(degrees)
+    assert (warp.stretch, warp.slant, warp.shift, warp.bend) == (factor, slant, shift, bend)
+
+
+@pytest.mark.parametrize(
+    ("profile", "epochs", "batch_size", "precision"),
+    [("full", 20, 128, "bfloat16"), ("quick", 20, 64, "float32")],
+)
+def test_the_network_of_chapter_6_is_trained_as_its_profile_says(
+    profile, epochs, batch_size, precision
+):
+    recipe = recipes.m1_training(profile)
+    assert recipe.keys() <= inspect.signature(fit).parameters.keys()
+    assert (recipe["epochs"], recipe["batch_size"]) == (epochs, batch_size)
+    assert (recipe["beta"], recipe["weight_decay"]) == (0.1, 0.01)
+    assert recipe["precision"] == precision
+    assert [recipe["lr"](p) for p in (0, 0.05, 0.1)] == [0, 0.002, 0.004]
+    assert recipe["lr"](1.0) < 1e-12
+    assert recipes.m1_training()["epochs"] == 20

@@ -73,7 +73,8 @@ class RandomWarp(nn.Module):
         height, width = x.shape[-2:]
         # A grid counts in half sides of the image, from -1 to 1.
         pixel = torch.tensor((2 / width, 2 / height), device=x.device)
-        affine = torch.cat((self._draw_matrices(x), self._draw_shifts(x, pixel)), -1)
+        matrices = self._draw_matrices(x) * (pixel.unsqueeze(1) / pixel)
+        affine = torch.cat((matrices, self._draw_shifts(x, pixel)), -1)
         places = F.affine_grid(affine, list(x.shape), align_corners=False)
         knots = torch.randn(len(x), 2, 5, 5, device=x.device) * (self.bend * pixel).view(2, 1, 1)
         field = F.interpolate(knots, size=(height, width), mode="bicubic", align_corners=True)
@@ -81,7 +82,7 @@ class RandomWarp(nn.Module):
         return F.grid_sample(x, places, mode="bilinear", align_corners=False)
 
     def _draw_matrices(self, x: Tensor) -> Tensor:
-        """Return turn @ stretch @ slant for each image, ``[B, 2, 2]``."""
+        """Return turn @ stretch @ slant for each image, in pixels, ``[B, 2, 2]``."""
         angle = self.turn * _symmetric(x, 1)
         cos, sin = angle.cos(), angle.sin()
         turn = torch.cat((cos, -sin, sin, cos), -1).view(-1, 2, 2)

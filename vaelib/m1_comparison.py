@@ -32,6 +32,7 @@ from vaelib.semisupervised import (
     neighbour_graph,
     tuned_svc,
 )
+from vaelib.separation import root_mean_square
 from vaelib.supervision import classification_loss, labels_alone
 from vaelib.training import fit
 
@@ -79,6 +80,7 @@ def project_b(seed: int, *, beta: float) -> tuple[VAE, dict[str, Any]]:
     x, labels = to_float(source.train.images), source.train.labels
     part = to_float(source.train_part.images), source.train_part.labels
     test = to_float(source.test.images), source.test.labels
+    numbers["test_size_of_means"] = root_mean_square(posterior_of(vae, test[0]).mu)
     first = {n: first_of_each_class(labels, n) for n in NUMBERS_OF_LABELS}
     for code in ("sample", "mean"):
         m1 = M1(vae=vae, code=code, units="all", seed=seed)

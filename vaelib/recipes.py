@@ -302,7 +302,7 @@ def m1_training(profile: str = "full") -> dict[str, Any]:
     """Return the arguments of :func:`vaelib.training.fit` for the network of chapter 6."""
     full = profile == "full"
     return {
-        "epochs": 20 if full else 8,
+        "epochs": 20,
         "batch_size": 128 if full else 64,
         "lr": one_cycle(4e-3),
         "beta": 0.1,

@@ -146,27 +146,30 @@ class M1(ClassifierMixin, BaseEstimator):
         self.units_ = np.flatnonzero(active if self.units == "active" else torch.ones_like(active))
         seen = slice(None) if self.semi_supervised else labels != UNLABELLED
         classifier = SVC() if self.classifier is None else clone(self.classifier)
-        self.classifier_ = classifier.fit(z[seen][:, self.units_], labels[seen])
-        if UNLABELLED in self.classifier_.classes_:
+        classifier.fit(z[seen][:, self.units_], labels[seen])
+        if UNLABELLED in classifier.classes_:
             raise ValueError(
                 f"{type(classifier).__name__} takes -1 for a class, it does not learn from "
                 "unlabelled codes; set semi_supervised=False."
             )
-        self.classes_ = self.classifier_.classes_
+        self.classifier_, self.classes_ = classifier, classifier.classes_
         return self
 
     def features(self, images: Tensor | np.ndarray) -> np.ndarray:
         """Return what the classifier sees of new images, ``[N, units]``."""
-        check_is_fitted(self)
+        check_is_fitted(self, "classifier_")
         return self._codes(images, "new")[0][:, self.units_]
 
     def predict(self, images: Tensor | np.ndarray) -> np.ndarray:
         """Return the class number of each image, ``[N]``."""
-        return self.classifier_.predict(self.features(images))
+        z = self.features(images)
+        return self.classifier_.predict(z)
 
     def _codes(self, images: Tensor | np.ndarray, stream: str) -> tuple[np.ndarray, Tensor]:
         """Return the codes in all units, and the means."""
-        q = posterior_of(self.vae, torch.as_tensor(images))
+        # Arrays are copied: torch cannot share those that are read-only or run backwards.
+        images = images if isinstance(images, Tensor) else torch.tensor(np.asarray(images))
+        q = posterior_of(self.vae, images)
         if self.code == "mean":
             return q.mu.numpy(), q.mu
         # Labelled and new images have streams of their own: with one for both, the first labelled
@@ -200,7 +203,7 @@ class SpreadingClassifier(ClassifierMixin, BaseEstimator):
     Attributes
     ----------
     transduction_
-        A label for every code that :meth:`fit` got.
+        A label for every code that :meth:`fit` got, -1 where no path leads from a labelled one.
     classifier_, classes_
         The fitted classifier, and the class numbers that it knows.
     """
@@ -239,14 +242,21 @@ class SpreadingClassifier(ClassifierMixin, BaseEstimator):
             or a parameter is out of its range.
         """
         labels = _whole_numbers(labels, len(z))
+        if self.n_taught < 0 or not 0 <= self.weight < np.inf:
+            raise ValueError(
+                f"n_taught is {self.n_taught!r} and weight is {self.weight!r}; "
+                "expected finite numbers, at least 0."
+            )
         graph = neighbour_graph if self.graph is None else self.graph
         spreading = LabelSpreading(
             kernel=lambda z, _: graph(z), alpha=self.alpha, max_iter=10_000, tol=1e-3
         )
-        self.transduction_ = spreading.fit(z, labels).transduction_
-        labelled, unlabelled = labels != UNLABELLED, np.flatnonzero(labels == UNLABELLED)
+        spreading.fit(z, labels)
+        reached = spreading.label_distributions_.any(1)
+        self.transduction_ = np.where(reached, spreading.transduction_, UNLABELLED)
+        labelled = labels != UNLABELLED
         rng = np.random.RandomState(self.seed)
-        taught = rng.permutation(unlabelled)[: self.n_taught]
+        taught = rng.permutation(np.flatnonzero(reached & ~labelled))[: self.n_taught]
         learned = np.concatenate((np.flatnonzero(labelled), taught))
         classifier = SVC() if self.classifier is None else clone(self.classifier)
         self.classifier_ = classifier.fit(
@@ -267,7 +277,8 @@ def tuned_svc(z: np.ndarray) -> GridSearchCV:
     """Return a support vector machine that chooses C and gamma by 5-fold cross-validation.
 
     It sees the labels that it is fitted to, and no other. ``z [N, D]``, labelled or not, sets the
-    unit of gamma: one over the sum of the variances, scikit-learn's ``"scale"``.
+    unit of gamma, one over the sum of the variances: scikit-learn's ``"scale"``, if the mean of
+    every dimension is zero.
     """
     unit = 1 / float(z.var(0).sum())
     return GridSearchCV(SVC(), {"C": [1, 4, 16], "gamma": [0.5 * unit, unit, 2 * unit]})
@@ -301,7 +312,14 @@ def fit_over_draws(
     ------
     BaseEstimator
         One fitted copy for each draw.
+
+    Raises
+    ------
+    ValueError
+        If there is not one label for each example, or as :func:`draw_labels` does.
     """
+    if len(x) != len(labels):
+        raise ValueError(f"got {len(labels)} labels for {len(x)} examples; expected one each.")
     n_classes = int(labels.max()) + 1
     for seed in range(draws):
         known = draw_labels(labels, n, n_classes=n_classes, seed=seed)
@@ -338,9 +356,11 @@ def neighbour_graph(z: np.ndarray, *, neighbours: int = 10) -> csr_matrix:
         raise ValueError(f"neighbours is {neighbours} for {len(z)} codes; expected 1 to N - 1.")
     nearest = NearestNeighbors(n_neighbors=neighbours, algorithm="brute").fit(z)
     distance, to = nearest.kneighbors()  # without an argument: no code is its own neighbour
-    # Copies of one image have distance zero from each other, and a weight of one.
-    scale = np.maximum(distance[:, -1], np.finfo(distance.dtype).tiny)
-    weight = np.exp(-(distance**2) / (scale[:, None] * scale[to]))
+    # Copies of one image have distance zero from each other, and a weight of one. Where they fill
+    # a neighbourhood, its unit is zero, and what lies outside is out of reach.
+    unit = distance[:, -1:] * distance[to, -1]
+    beyond = np.where(distance > 0, np.inf, 0.0)
+    weight = np.exp(-np.divide(distance**2, unit, out=beyond, where=unit > 0))
     start = np.arange(0, weight.size + 1, neighbours)
     directed = csr_matrix((weight.ravel(), to.ravel(), start), shape=(len(z), len(z)))
     return directed.maximum(directed.T)
@@ -354,7 +374,7 @@ def _whole_numbers(labels: Tensor | np.ndarray, n: int) -> np.ndarray:
     if labels.shape != (n,):
         raise ValueError(f"labels have shape {labels.shape} for {n} images; expected [{n}].")
     found = np.unique(labels)
-    if found[0] < UNLABELLED:
+    if found.size and found[0] < UNLABELLED:
         raise ValueError(f"a label is {found[0]}; expected class numbers, or -1 for unlabelled.")
     if (found != UNLABELLED).sum() < 2:
         raise ValueError(

@@ -23,7 +23,7 @@ from vaelib import (
 )
 from vaelib.corruption import RandomBinarization, RandomWarp
 from vaelib.data import Dataset, Split, balanced_subset, to_float
-from vaelib.evaluation import evaluate
+from vaelib.evaluation import active_units, evaluate
 from vaelib.m1_comparison import (
     accuracies,
     codes_of_parts,
@@ -33,6 +33,7 @@ from vaelib.m1_comparison import (
     project_b_repaired,
     spreading_over,
     supervised,
+    swapped,
     with_spreading,
     with_svms,
     without_vae,
@@ -42,6 +43,14 @@ from vaelib.semisupervised import SpreadingClassifier, draw_labels, neighbour_gr
 from vaelib.training import fit
 
 DRAWS = 2
+BRIEF = {
+    "epochs": 4,
+    "lr": 0.01,
+    "batch_size": 25,
+    "device": "cpu",
+    "evaluate_every": 4,
+    "progress": False,
+}
 
 
 def small_vae(*, corruption: nn.Module | None = None, seed: int = 0, **_) -> VAE:
@@ -74,8 +83,7 @@ def trainings(monkeypatch) -> list[dict]:
 
     def brief(vae, images, **options):
         asked.append({"vae": vae, "images": images} | options)
-        shorter = {"epochs": 4, "lr": 0.01, "batch_size": 25, "device": "cpu", "progress": False}
-        return fit(vae, images, **options | shorter | {"evaluate_every": 4})
+        return fit(vae, images, **options | BRIEF)
 
     for module in (m1_comparison, m1_comparison.experiments):
         monkeypatch.setattr(module, "fit", brief)
@@ -103,11 +111,33 @@ def taught_by_hand(train, test, n: int, seed: int) -> float:
     return float(np.mean(spreading.predict(new) == truth.numpy()))
 
 
-def assert_accuracies(numbers: dict, names: list[str], draws: int = DRAWS) -> None:
-    """Assert that these, and no others, are lists of accuracies, one for each draw."""
-    assert sorted(name for name in numbers if "accuracy" in name) == sorted(names)
-    for name in names:
+def sampled_by_hand(vae: VAE, images: torch.Tensor, seed: int, stream: str) -> np.ndarray:
+    """Sample the codes in all units."""
+    q = vae.encode(images)
+    noise = torch.randn(len(images), vae.latent_dim, generator=generator(seed, f"{stream} codes"))
+    return (q.mu + q.stddev * noise).detach().numpy()
+
+
+def first_by_hand(labels: torch.Tensor) -> np.ndarray:
+    """Find the first ten examples of each class."""
+    return np.concatenate([np.flatnonzero(labels.numpy() == k)[:10] for k in range(10)])
+
+
+def assert_accuracies(
+    numbers: dict, names: list[str], *, first: list[str] | None = None, draws: int = DRAWS
+) -> None:
+    """Assert that these, and no others, are lists of accuracies, one for each draw.
+
+    Those of the ``first`` of each class are numbers.
+    """
+    first = first or []
+    assert sorted(name for name in numbers if "accuracy" in name) == sorted(names + first)
+    for name in names + first:
         assert list(numbers[name]) == ["100"]
+    for name in first:
+        assert type(numbers[name]["100"]) is float
+        assert 0 <= numbers[name]["100"] <= 1
+    for name in names:
         assert len(numbers[name]["100"]) == draws
         assert all(type(value) is float and 0 <= value <= 1 for value in numbers[name]["100"])
     json.dumps(numbers, allow_nan=False)
@@ -190,8 +220,7 @@ def test_the_classifier_of_the_chapter_spreads_over_the_graph_that_is_made_once(
 @pytest.fixture
 def trained(digits) -> VAE:
     vae = small_vae()
-    recipe = {"epochs": 4, "lr": 0.01, "batch_size": 25, "device": "cpu", "progress": False}
-    fit(vae, to_float(digits.train_part.images), **recipe)
+    fit(vae, to_float(digits.train_part.images), **BRIEF)
     return vae
 
 
@@ -233,29 +262,29 @@ def judges(monkeypatch) -> list[tuple]:
     return judged
 
 
-def flip(x, rng):
-    return x.flip(-1)
+class Flip(nn.Module):
+    def forward(self, x):
+        return x.flip(-1)
 
 
-@pytest.mark.parametrize("spreading", [True, False])
+@pytest.mark.parametrize("warped", ["input", "image", None])
 def test_the_network_of_the_chapter_is_trained_without_labels_and_judged(
-    digits, trainings, judges, spreading
+    digits, trainings, judges, warped
 ):
-    warp = RandomWarp(turn=5, stretch=0, slant=0, shift=1, bend=0)
-    options = {"corruption": warp, "augment": flip, "beta": 0.2, "spreading": spreading}
-    vae, numbers = m1(3, dataset="digits", **options)
+    vae, numbers = m1(3, dataset="digits", warped=warped)
     (asked,) = trainings
     assert asked["vae"] is vae
-    assert vae.encoder.corruption is warp
+    assert type(vae.encoder.corruption) is (RandomWarp if warped == "input" else nn.Identity)
     assert torch.equal(asked["images"], to_float(digits.train_part.images))
     assert "labels" not in asked
     assert "objective" not in asked
-    assert (asked["seed"], asked["beta"], asked["augment"]) == (3, 0.2, flip)
+    assert (asked.get("augment") is not None) == (warped == "image")
+    assert asked["seed"] == 3
     recipe = recipes.m1_training()
-    for name in ("epochs", "batch_size", "weight_decay", "precision"):
+    for name in ("epochs", "batch_size", "beta", "weight_decay", "precision"):
         assert asked[name] == recipe[name]
     assert asked["lr"](0.3) == recipe["lr"](0.3)
-    names = ["with_svms", "with_spreading"][: 1 + spreading]
+    names = ["with_svms", "with_spreading"]
     assert judges == [(name, vae, digits) for name in names]
     assert {name: numbers[name] for name in names} == dict.fromkeys(names, 0.25)
     assert numbers["parameters"] == 785 * 16 + 17 * 12 + 7 * 16 + 17 * 784
@@ -264,50 +293,73 @@ def test_the_network_of_the_chapter_is_trained_without_labels_and_judged(
     json.dumps(numbers, allow_nan=False)
 
 
-def test_by_default_the_network_of_the_chapter_sees_whole_images_and_spreads(
+def test_by_default_the_encoder_sees_images_that_are_warped_as_their_data_set_bears(
     digits, trainings, judges
 ):
-    vae, _ = m1(0, dataset="digits", epochs=7)
-    assert isinstance(vae.encoder.corruption, nn.Identity)
-    assert trainings[0]["beta"] == recipes.m1_training()["beta"]
-    assert trainings[0]["augment"] is None
-    assert trainings[0]["epochs"] == 7
+    vae, _ = m1(0, dataset="fashion-mnist")
+    found, expected = vae.encoder.corruption, recipes.m1_warp("fashion-mnist")
+    assert isinstance(found, RandomWarp)
+    for name in ("turn", "stretch", "slant", "shift", "bend"):
+        assert getattr(found, name) == getattr(expected, name)
+    assert trainings[0].get("augment") is None
     assert [name for name, *_ in judges] == ["with_svms", "with_spreading"]
+
+
+def test_the_images_themselves_are_warped_by_the_warp_of_their_data_set(digits, trainings, judges):
+    m1(0, dataset="fashion-mnist", warped="image")
+    x, augment = trainings[0]["images"][:20], trainings[0]["augment"]
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        seen = augment(x, torch.Generator())
+        torch.manual_seed(1)
+        assert torch.equal(seen, recipes.m1_warp("fashion-mnist")(x))
+        assert not torch.equal(seen, augment(x, torch.Generator()))  # new at every step
+    assert not torch.equal(seen, x)
+
+
+@pytest.mark.parametrize("warped", ["input", "image"])
+def test_the_decoder_has_to_match_the_warped_image_or_the_image_as_it_was(
+    digits, trainings, judges, monkeypatch, warped
+):
+    monkeypatch.setattr(recipes, "m1_warp", lambda dataset: {"digits": Flip()}[dataset])
+    vae, _ = m1(2, dataset="digits", warped=warped)
+    x = to_float(digits.train_part.images)
+    expected = small_vae(corruption=Flip() if warped == "input" else None, seed=2)
+    target = x.flip(-1) if warped == "image" else x
+    fit(expected, target, seed=2, **recipes.m1_training() | BRIEF)
+    for name, value in expected.state_dict().items():
+        assert torch.equal(vae.state_dict()[name], value)
 
 
 def test_project_b_is_judged_by_codes_drawn_once_and_by_means(digits, trainings):
     vae, numbers = project_b(2, beta=0.3)
     drawn = [f"test_accuracy_{code}" for code in ("sample", "mean")]
     first = [f"{name}_of_first" for name in drawn]
-    assert_accuracies({k: v for k, v in numbers.items() if k not in first}, drawn)
-    json.dumps(numbers, allow_nan=False)
+    assert_accuracies(numbers, [*drawn, "test_accuracy_mean_tuned"], first=first)
     assert trainings[0]["beta"] == 0.3
-    test = to_float(digits.test.images)
-    x, labels = to_float(digits.train.images), digits.train.labels
-    q, new = vae.encode(x), vae.encode(test)
-    kept = np.concatenate([np.flatnonzero(labels.numpy() == k)[:10] for k in range(10)])
-    q, new = ((part.mu.detach(), part.stddev.detach()) for part in (q, new))
-    noise = [
-        torch.randn(n, 6, generator=generator(2, f"{stream} codes"))
-        for n, stream in ((100, "labelled"), (60, "new"))
-    ]
+    test, truth = to_float(digits.test.images), digits.test.labels
+    kept = first_by_hand(digits.train.labels)
+    x, labels = to_float(digits.train.images)[kept], digits.train.labels[kept]
+    new = vae.embed(test).numpy()
     codes = {
-        "mean": (q[0][kept], new[0]),
-        "sample": (q[0][kept] + q[1][kept] * noise[0], new[0] + new[1] * noise[1]),
+        "mean": (vae.embed(x).numpy(), new),
+        "sample": [
+            sampled_by_hand(vae, part, 2, stream)
+            for part, stream in ((x, "labelled"), (test, "new"))
+        ],
     }
     for code, (z, z_new) in codes.items():
-        predicted = SVC().fit(z.numpy(), labels[kept].numpy()).predict(z_new.numpy())
-        expected = float(np.mean(predicted == digits.test.labels.numpy()))
+        predicted = SVC().fit(z, labels.numpy()).predict(z_new)
+        expected = float(np.mean(predicted == truth.numpy()))
         assert numbers[f"test_accuracy_{code}_of_first"] == {"100": pytest.approx(expected)}
     part = digits.train_part
     train = vae.embed(to_float(part.images)).numpy(), part.labels
-    expected = [
-        accuracy_by_hand(SVC(), train, (new[0].numpy(), digits.test.labels), 100, seed)
-        for seed in range(DRAWS)
-    ]
+    expected = [accuracy_by_hand(SVC(), train, (new, truth), 100, seed) for seed in range(DRAWS)]
     assert numbers["test_accuracy_mean"]["100"] == pytest.approx(expected)
+    expected = accuracy_by_hand(tuned_svc(train[0]), train, (new, truth), 100, 1)
+    assert numbers["test_accuracy_mean_tuned"]["100"][1] == pytest.approx(expected)
     assert numbers["test_accuracy_sample"] != numbers["test_accuracy_mean"]
-    size = math.sqrt(np.mean(np.var(new[0].numpy(), axis=0)))
+    size = math.sqrt(np.mean(np.var(new, axis=0)))
     assert numbers["test_size_of_means"] == pytest.approx(size, rel=1e-5)
 
 
@@ -332,7 +384,24 @@ def test_the_network_of_project_b_is_repaired_with_and_without_its_decay(
     assert asked.get("objective") == (recipes.project_b_objective if decay else None)
     assert judges == [("with_svms", vae, digits)]
     assert numbers["with_svms"] == 0.25
-    json.dumps(numbers, allow_nan=False)
+    assert_accuracies(numbers, ["test_accuracy_sample"])
+
+
+def test_the_sampled_codes_of_the_repaired_network_are_judged_in_all_units(
+    digits, trainings, judges
+):
+    vae, numbers = project_b_repaired(1, beta=3.0)
+    part, test = digits.train_part, digits.test
+    x, labels = to_float(part.images), part.labels
+    assert 0 < active_units(vae, x).sum() < vae.latent_dim
+    new = sampled_by_hand(vae, to_float(test.images), 1, "new")
+    expected = []
+    for seed in range(DRAWS):
+        kept = balanced_subset(labels, 100, seed=seed).sort().values
+        z = sampled_by_hand(vae, x[kept], 1, "labelled")
+        predicted = SVC().fit(z, labels[kept].numpy()).predict(new)
+        expected.append(float(np.mean(predicted == test.labels.numpy())))
+    assert numbers["test_accuracy_sample"]["100"] == pytest.approx(expected)
 
 
 def test_without_a_vae_pixels_and_components_are_judged(digits, monkeypatch):
@@ -341,13 +410,20 @@ def test_without_a_vae_pixels_and_components_are_judged(digits, monkeypatch):
     model, numbers = without_vae(0, dataset="digits")
     assert sorted(seen) == [(300, 50), (300, 784)]  # on digits 50 components have all the variance
     assert model is None
-    kinds = ("pixels_svm", "pixels_neighbours", "pca_svm", "pca_taught")
-    assert_accuracies(numbers, [f"test_accuracy_{kind}" for kind in kinds])
+    kinds = ("pixels_svc", "pixels_svm", "pixels_neighbours", "pca_svm", "pca_taught")
+    names = [f"test_accuracy_{kind}" for kind in kinds]
+    assert_accuracies(numbers, names, first=["test_accuracy_pixels_svc_of_first"])
     assert numbers["provenance"]["wall_time_s"] == round(numbers["seconds"], 1)
     train, test = ((pixels(part), part.labels) for part in (digits.train_part, digits.test))
     neighbours = GridSearchCV(KNeighborsClassifier(), {"n_neighbors": [1, 3, 5, 9]}, cv=5)
-    expected = [accuracy_by_hand(neighbours, train, test, 100, seed) for seed in range(DRAWS)]
-    assert numbers["test_accuracy_pixels_neighbours"]["100"] == expected
+    for name, machine in (("svc", SVC()), ("neighbours", neighbours)):
+        expected = [accuracy_by_hand(machine, train, test, 100, seed) for seed in range(DRAWS)]
+        assert numbers[f"test_accuracy_pixels_{name}"]["100"] == expected
+    everything = pixels(digits.train), digits.train.labels
+    kept = first_by_hand(everything[1])
+    predicted = SVC().fit(everything[0][kept], everything[1][kept].numpy()).predict(test[0])
+    expected = float(np.mean(predicted == test[1].numpy()))
+    assert numbers["test_accuracy_pixels_svc_of_first"] == {"100": expected}
     expected = accuracy_by_hand(tuned_svc(train[0]), train, test, 100, 0)
     assert numbers["test_accuracy_pixels_svm"]["100"][0] == expected
     pca = PCA(50, svd_solver="full").fit(train[0].astype(np.float64))
@@ -384,8 +460,67 @@ def test_the_encoder_alone_is_trained_on_the_labelled_images_alone(digits, train
     assert min(numbers["test_accuracy"]["100"]) > 0.2
 
 
+@pytest.fixture
+def taught(digits, monkeypatch) -> list[tuple]:
+    """A note of the images and labels that each machine of the error on trial was taught."""
+    noted = []
+
+    class Noted(m1_comparison.M1):
+        def fit(self, images, labels):
+            noted.append((images, labels))
+            return super().fit(images, labels)
+
+    monkeypatch.setattr(m1_comparison, "M1", Noted)
+    monkeypatch.setattr(m1_comparison, "NUMBERS_OF_LABELS", (20, 100))
+    monkeypatch.setattr(data, "load", lambda name: {"fashion-mnist": digits}[name])
+    return noted
+
+
+def swapped_vae(seed: int) -> VAE:
+    sizes = {"latent_dim": 50, "hidden": (500,), "seed": seed}
+    encoder, decoder = MLPEncoder(**sizes), MLPDecoder(**sizes)
+    return VAE(encoder=encoder, decoder=decoder, likelihood=Bernoulli(grey=True))
+
+
+@pytest.mark.parametrize("is_trained", [True, False])
+def test_swapped_the_labelled_images_train_the_vae_and_all_other_labels_the_machine(
+    digits, trainings, taught, is_trained
+):
+    last, numbers = swapped(3, trained=is_trained)
+    assert list(numbers["test_accuracy"]) == ["20", "100"]
+    assert numbers["provenance"]["wall_time_s"] == round(numbers["seconds"], 1)
+    json.dumps(numbers, allow_nan=False)
+    assert len(trainings) == (2 if is_trained else 0)
+    x, labels = to_float(digits.train.images), digits.train.labels
+    for i, n in enumerate((20, 100)):
+        kept = sorted(balanced_subset(labels, n, seed=3).tolist())
+        others = sorted(set(range(500)) - set(kept))
+        assert labels[kept].bincount().tolist() == [n // 10] * 10
+        vae = swapped_vae(3)  # new for each number of labels
+        if is_trained:
+            asked = trainings[i]
+            assert torch.equal(asked["images"], x[kept])
+            assert (asked["epochs"], asked["seed"]) == (100, 3)
+            # All else is as it comes.
+            assert asked.keys() <= {*BRIEF, "vae", "images", "seed"} - {"lr", "batch_size"}
+            fit(vae, x[kept], seed=3, **BRIEF)
+            for name, value in vae.state_dict().items():
+                assert torch.equal(asked["vae"].state_dict()[name], value)
+        images, seen = taught[i]
+        assert torch.equal(images, x[others])
+        assert torch.equal(seen, labels[others])
+        machine = SVC().fit(vae.embed(x[others]).numpy(), labels[others].numpy())
+        predicted = machine.predict(vae.embed(to_float(digits.test.images)).numpy())
+        expected = float(np.mean(predicted == digits.test.labels.numpy()))
+        assert type(numbers["test_accuracy"][str(n)]) is float
+        assert numbers["test_accuracy"][str(n)] == pytest.approx(expected)
+    assert len(taught) == 2
+    for name, value in vae.state_dict().items():
+        assert torch.equal(last.state_dict()[name], value)
+
+
 def test_no_accuracy_depends_on_a_label_that_was_not_drawn(digits, trainings, monkeypatch):
-    _, honest = m1(0, dataset="digits")
+    _, honest = m1(0, dataset="digits", warped=None)
     labels = digits.train_part.labels
     truth = labels.clone()
 
@@ -396,9 +531,14 @@ def test_no_accuracy_depends_on_a_label_that_was_not_drawn(digits, trainings, mo
 
     monkeypatch.setattr(semisupervised, "draw_labels", draw)
     labels.copy_(9 - truth)
-    _, spoilt = m1(0, dataset="digits")
+    _, spoilt = m1(0, dataset="digits", warped=None)
     assert (labels != truth).sum() >= 200
     kinds = ("", "_tuned", "_taught")
     names = [f"{part}_accuracy{kind}" for part in ("validation", "test") for kind in kinds]
     assert_accuracies(spoilt, names)
     assert {name: spoilt[name] for name in names} == {name: honest[name] for name in names}
+
+
+def test_what_is_warped_has_a_name():
+    with pytest.raises(ValueError, match="warped is 'imgae'; expected 'input', 'image' or None"):
+        m1(0, dataset="digits", warped="imgae")

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vaelib import experiments, recipes
+from vaelib import experiments, m1_comparison, recipes
 from vaelib.models import VAE
 from vaelib.objectives import free_bits
 from vaelib.results import PUBLISHED, write_json
@@ -32,8 +32,8 @@ from vaelib.triplet import triplet_loss
 class LongRun(NamedTuple):
     """A training that is repeated over seeds."""
 
-    train: Callable[[int], tuple[VAE, dict[str, Any]]]
-    """Maps a seed to the trained model and the numbers of its run."""
+    train: Callable[[int], tuple[VAE | None, dict[str, Any]]]
+    """Maps a seed to the trained model, if there is one, and the numbers of its run."""
     seeds: tuple[int, ...]
     keeps_weights: bool = False
     """Whether the weights of the first seed are published, because a figure needs them."""
@@ -180,6 +180,40 @@ LONG_RUNS = {
             ("plain", {}),
             ("batch-all-30", {"loss": EVERY, "weight": 30.0}),
         )
+    },
+    **{
+        f"m1-project-b-{beta:g}": LongRun(partial(m1_comparison.project_b, beta=beta), (0,))
+        for beta in (0.005, 1.0)
+    },
+    "m1-no-softplus": LongRun(partial(m1_comparison.project_b_repaired, decay=True), (0,)),
+    **{
+        f"m1-no-decay-{beta:g}": LongRun(partial(m1_comparison.project_b_repaired, beta=beta), (0,))
+        for beta in (1.0, 0.1, 0.005)
+    },
+    **{
+        f"m1-{dataset}{name}": LongRun(
+            partial(m1_comparison.m1, dataset=dataset, warped=warped), (0,)
+        )
+        for dataset, name, warped in (
+            ("fashion-mnist", "", "input"),
+            ("fashion-mnist", "-augmented", "image"),
+            ("fashion-mnist", "-uncorrupted", None),
+            ("mnist", "", "input"),
+            ("mnist", "-uncorrupted", None),
+        )
+    },
+    "m1-swapped": LongRun(m1_comparison.swapped, (0,)),
+    "m1-swapped-untrained": LongRun(partial(m1_comparison.swapped, trained=False), (0,)),
+    **{
+        f"without-vae-{dataset}": LongRun(partial(m1_comparison.without_vae, dataset=dataset), (0,))
+        for dataset in ("fashion-mnist", "mnist")
+    },
+    **{
+        f"supervised-{dataset}{name}": LongRun(
+            partial(m1_comparison.supervised, dataset=dataset, corruption=corruption), (0,)
+        )
+        for dataset in ("fashion-mnist", "mnist")
+        for name, corruption in (("", None), ("-warped", recipes.m1_warp(dataset)))
     },
     **{
         f"four-legs-{name}": LongRun(partial(experiments.four_legs, objectives=objectives), (0,))

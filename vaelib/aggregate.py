@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vaelib.evaluation import posterior_of
 from vaelib.models import VAE
+from vaelib.objectives import log_prior
 from vaelib.seeding import generator
 
 
@@ -92,11 +93,6 @@ class AggregatePosterior:
         return float((self.log_prob(z) - log_prior(z)).double().mean())
 
 
-def log_prior(z: Tensor) -> Tensor:
-    """Log-density of the standard normal prior at codes ``[..., D]``, in nats, ``[...]``."""
-    return -0.5 * (z.square() + math.log(2 * math.pi)).sum(-1)
-
-
 def gaussian_total_correlation(z: Tensor) -> float:
     r"""Total correlation of codes ``[N, D]`` if they were Gaussian, in nats.
 
@@ -106,3 +102,34 @@ def gaussian_total_correlation(z: Tensor) -> float:
     """
     correlation = torch.corrcoef(z.double().T).reshape(z.shape[1], z.shape[1])
     return float(-0.5 * torch.logdet(correlation))
+
+
+def mutual_information(vae: VAE, images: Tensor, *, seed: int = 0) -> float:
+    r"""Estimate how many nats a code tells about its image, from below.
+
+    .. math:: I(x; z) = \mathbb E\left[\log\frac{q(z|x)}{q(z)}\right]
+        \ge \mathbb E\left[\log\frac{q(z_n|x_n)}{\tfrac1N\sum_m q(z_n|x_m)}\right]
+
+    The aggregate posterior is replaced by the mixture over the N images themselves. Since the
+    mixture holds the term of the image that z came from, no summand is above log N: more nats than
+    that cannot be seen with N images (Poole et al. 2019, section 2.3).
+
+    Parameters
+    ----------
+    vae
+        The model.
+    images
+        ``[N, C, H, W]`` or ``[N, C*H*W]``, floating point.
+    seed
+        Fixes the draw of one z for each image.
+
+    Returns
+    -------
+    float
+        Nats, at most log N, and in expectation not above the information itself.
+    """
+    q = posterior_of(vae, images)
+    z = q.reparameterize(torch.randn(q.mu.shape, generator=generator(seed, "codes")))
+    # The density of every z under every posterior, N^2 numbers, a slice at a time.
+    log_mixture = torch.cat([q.log_prob(part.unsqueeze(1)).logsumexp(1) for part in z.split(20)])
+    return float((q.log_prob(z) - log_mixture).double().mean()) + math.log(len(z))

@@ -6,12 +6,19 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from vaelib.models import VAE, Autoencoder
-from vaelib.objectives import ELBO, Objective, kl_to_standard_normal, objective_of
+from vaelib.objectives import (
+    ELBO,
+    Objective,
+    kl_to_standard_normal,
+    log_prior,
+    objective_of,
+)
 from vaelib.posteriors import DiagonalNormal
 from vaelib.seeding import generator
 
@@ -106,11 +113,8 @@ def elbo_per_image(
     ValueError, TypeError
         If the images do not suit the model, there are none, or the batch size is below 1.
     """
-    check_batch_size(batch_size)
-    images = model.as_images(images)
-    if len(images) == 0:
-        raise ValueError("there are no images to evaluate on; expected at least one.")
-    model.likelihood.check(images)
+    check_count("batch_size", batch_size)
+    images = checked_images(model, images)
     # Drawn on the CPU, so that every device is measured at the same noise.
     noise = torch.randn(len(images), model.latent_dim, generator=generator(seed, "evaluation"))
     objective = objective or objective_of(model)
@@ -122,6 +126,122 @@ def elbo_per_image(
             for x, eps in zip(images.split(batch_size), noise.split(batch_size), strict=True)
         ]
     return ELBO(*(torch.cat(part).cpu() for part in zip(*parts, strict=True)))
+
+
+class LogLikelihood(NamedTuple):
+    """Estimates of log p(x) for a set of images, each ``[N]`` in float64 on the CPU."""
+
+    value: Tensor
+    """log p(x) in nats; its mean over repetitions is below the truth, and nears it as k grows."""
+    standard_error: Tensor
+    """Standard deviation of the value over repetitions, in nats, estimated from the weights."""
+    effective_samples: Tensor
+    """(sum of weights)^2 / sum of squared weights: between 1 and k (Kong 1992)."""
+
+    def __str__(self) -> str:
+        """Return the mean over the images, with the standard errors of its two sources."""
+        n = len(self.value)
+        images = float(self.value.std()) / math.sqrt(n) if n > 1 else math.nan
+        samples = float(self.standard_error.square().sum().sqrt()) / n
+        return (
+            f"log p(x) {float(self.value.mean()):.2f} nats (n = {n:,}; standard error "
+            f"{images:.2f} from the images, {samples:.3f} from the samples)"
+        )
+
+
+@torch.no_grad()
+def log_likelihood(
+    vae: VAE,
+    images: Tensor,
+    *,
+    k: int = 5000,
+    proposal: DiagonalNormal | None = None,
+    rows: int | None = None,
+    seed: int = 0,
+) -> LogLikelihood:
+    r"""Estimate log p(x) of each image by importance sampling.
+
+    .. math:: \log p(x) \approx \log \frac1k \sum_{j=1}^{k}
+        \frac{p(x|z_j)\,p(z_j)}{q(z_j|x)}, \qquad z_j \sim q(z|x)
+
+    Rezende et al. (2014), appendix E; Burda et al. (2016). Its expectation is the bound of an
+    importance-weighted autoencoder with k samples. Every image is encoded once, the weights are
+    added up as they come, and only a block of them is ever in memory.
+
+    Parameters
+    ----------
+    vae
+        The model; whether it is in training mode makes no difference.
+    images
+        ``[N, C, H, W]`` or ``[N, C*H*W]``, floating point.
+    k
+        Samples for each image.
+    proposal
+        The q to draw from, one for each image, if not the encoder's; the estimate stays one of
+        the same log p(x).
+    rows
+        Latent vectors decoded at once, which bounds the memory. By default 1,000 on a CPU, whose
+        cache holds a small network's share of them, and 100,000 elsewhere.
+    seed
+        Fixes the samples, for a given number of rows and kind of device.
+
+    Returns
+    -------
+    LogLikelihood
+        Values, standard errors and effective sample sizes.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the images do not suit the model, there are none, the proposal is not one for each
+        image, or k or rows is below 1.
+    """
+    check_count("k", k)
+    rows = (1000 if vae.device.type == "cpu" else 100_000) if rows is None else rows
+    check_count("rows", rows)
+    images = checked_images(vae, images)
+    proposal = posterior_of(vae, images) if proposal is None else proposal
+    if proposal.mu.shape != (len(images), vae.latent_dim):
+        raise ValueError(
+            f"the proposal has shape {list(proposal.mu.shape)}; expected "
+            f"[{len(images)}, {vae.latent_dim}]: one Gaussian for each image."
+        )
+    rng = generator(seed, "importance samples", vae.device)
+    at_once = min(k, 50, rows)  # samples of one image in a block; its other images fill it up
+    parts = (t.split(rows // at_once) for t in (images, proposal.mu, proposal.logvar))
+    with evaluation_mode(vae):
+        sums = [
+            _log_sums_of_weights(vae, *(t.to(vae.device) for t in part), k, at_once, rng)
+            for part in zip(*parts, strict=True)
+        ]
+    log_sum, log_sum_of_squares = (torch.cat(part) for part in zip(*sums, strict=True))
+    effective = torch.exp(2 * log_sum - log_sum_of_squares)
+    # The delta method, from the relative variance of the weights, k / effective - 1.
+    variance = (
+        (k / effective - 1).clamp(min=0) / (k - 1) if k > 1 else torch.full_like(log_sum, math.nan)
+    )
+    return LogLikelihood(log_sum - math.log(k), variance.sqrt(), effective)
+
+
+def _log_sums_of_weights(
+    vae: VAE,
+    x: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    k: int,
+    at_once: int,
+    rng: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Return the logarithms of the sums of k weights and of their squares, ``[B]`` each."""
+    q = DiagonalNormal(mu, logvar, validate_args=False)
+    totals = torch.full((2, len(x)), -math.inf, dtype=torch.float64, device=x.device)
+    for start in range(0, k, at_once):
+        shape = (min(at_once, k - start), *mu.shape)
+        z = q.reparameterize(torch.randn(shape, generator=rng, device=x.device, dtype=mu.dtype))
+        log_w = vae.decode(z).log_prob(x) + log_prior(z) - q.log_prob(z)
+        block = torch.stack((log_w.logsumexp(0), (2 * log_w).logsumexp(0)))
+        totals = torch.logaddexp(totals, block.double())
+    return totals[0].cpu(), totals[1].cpu()
 
 
 @torch.no_grad()
@@ -217,7 +337,16 @@ def fixed_subset(images: Tensor, n: int) -> Tensor:
     return images[chosen.to(images.device)]
 
 
-def check_batch_size(batch_size: int) -> None:
-    """Raise a ValueError if the batch size is not a whole number of at least 1."""
-    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size!r}; expected a whole number, at least 1.")
+def checked_images(model: VAE | Autoencoder, images: Tensor) -> Tensor:
+    """Return the images as ``[N, C, H, W]``, or raise what says why they do not suit the model."""
+    images = model.as_images(images)
+    if len(images) == 0:
+        raise ValueError("there are no images; expected at least one.")
+    model.likelihood.check(images)
+    return images
+
+
+def check_count(name: str, count: int) -> None:
+    """Raise a ValueError if an argument is not a whole number of at least 1."""
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise ValueError(f"{name} is {count!r}; expected a whole number, at least 1.")

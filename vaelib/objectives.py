@@ -51,6 +51,11 @@ def kl_to_standard_normal(mu: Tensor, logvar: Tensor) -> Tensor:
     return 0.5 * (mu.square() + logvar.exp() - 1 - logvar)
 
 
+def log_prior(z: Tensor) -> Tensor:
+    """Log-density of the standard normal prior at codes ``[..., D]``, in nats, ``[...]``."""
+    return -0.5 * (z.square() + math.log(2 * math.pi)).sum(-1)
+
+
 def elbo(model: VAE, x: Tensor, *, noise: Tensor | None = None, validate: bool = True) -> ELBO:
     r"""Estimate the evidence lower bound of each image with one sample of z per image.
 
@@ -138,6 +143,54 @@ def free_bits(nats: float) -> Objective:
         distortion = -model.decode(z).log_prob(x)
         per_unit = kl_to_standard_normal(q.mu, q.logvar).mean(0)
         return ELBO(distortion, per_unit.clamp(min=nats).sum().expand(len(x)))
+
+    return objective
+
+
+def importance_weighted(*, doubly_reparameterized: bool = False) -> Objective:
+    r"""Return the objective of an importance-weighted autoencoder (Burda et al. 2016).
+
+    .. math:: \mathcal L_K = \log \frac1K \sum_{k=1}^{K} w_k, \qquad
+        w_k = \frac{p(x|z_k)\,p(z_k)}{q(z_k|x)}, \quad z_k \sim q(z|x)
+
+    It is a bound on log p(x) that is the tighter the larger K is. The K samples are the leading
+    axis of the noise; ``fit(..., samples=K)`` draws them. What is returned adds up to the bound
+    itself, not to the sum of :math:`\tilde w_k \log w_k` that has the same gradient and is
+    larger. Its two parts are those of the implicit posterior that picks one of the samples with
+    probability :math:`\tilde w_k = w_k / \sum_j w_j` (Cremer et al. 2017): they belong together,
+    and train at beta = 1. A model in evaluation mode is measured by :func:`elbo`.
+
+    Parameters
+    ----------
+    doubly_reparameterized
+        Whether the encoder gets the gradient of Tucker et al. (2019),
+
+        .. math:: \sum_k \tilde w_k^2 \, \frac{\partial \log w_k}{\partial z_k}
+            \frac{\partial z_k}{\partial \phi},
+
+        which has the same mean and, unlike the plain one, a signal that does not drown in its
+        noise as K grows. The value and the gradient of the decoder are the same.
+    """
+
+    def objective(
+        model: VAE, x: Tensor, *, noise: Tensor | None = None, validate: bool = True
+    ) -> ELBO:
+        if not model.training:
+            return elbo(model, x, noise=noise, validate=validate)
+        x, q, z = posterior_sample(model, x, noise, validate)
+        if z.dim() == 2:
+            z = z.unsqueeze(0)
+        if doubly_reparameterized:
+            q = DiagonalNormal(q.mu.detach(), q.logvar.detach(), validate_args=False)
+        distortion = -model.decode(z).log_prob(x)
+        log_w = log_prior(z) - q.log_prob(z) - distortion
+        share = log_w.detach().softmax(0)
+        if doubly_reparameterized and z.requires_grad:
+            # The gradient that arrives at z holds one factor of the share; this is the other.
+            z.register_hook(lambda gradient: gradient * share.unsqueeze(-1))
+        bound = log_w.logsumexp(0) - math.log(len(log_w))
+        picked = (share * distortion).sum(0)
+        return ELBO(picked, -bound - picked)
 
     return objective
 

@@ -6,9 +6,11 @@ import math
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from vaelib.corruption import RandomBinarization, RandomWarp
+from vaelib.data import binarize
 from vaelib.likelihoods import Bernoulli, Gaussian
 from vaelib.models import VAE, Autoencoder
 from vaelib.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
@@ -318,3 +320,39 @@ def tutorial_conv_vae(*, seed: int = 0) -> VAE:
         decoder=ConvDecoder(latent_dim=2, seed=seed),
         likelihood=Bernoulli(grey=True),
     )
+
+
+def burda_vae(images: Tensor, *, seed: int = 0) -> VAE:
+    """Build the network of Burda et al. (2016) with one stochastic layer: the model of chapter 7.
+
+    784-200-200-50 and back, with tanh. As in their code the first guess of the decoder is the
+    mean of the training images. The likelihood takes grey values because
+    :func:`vaelib.training.fit` is given them, and draws new binary images at every step.
+    """
+    common = {"latent_dim": 50, "hidden": (200, 200), "activation": nn.Tanh, "seed": seed}
+    vae = VAE(
+        encoder=MLPEncoder(**common),
+        decoder=MLPDecoder(**common),
+        likelihood=Bernoulli(grey=True),
+    )
+    with torch.no_grad():
+        mean = images.mean(0).flatten().clamp(0.001, 0.999)
+        vae.decoder.layers[-1].bias.copy_(torch.logit(mean))
+    return vae
+
+
+def redraw(x: Tensor, rng: torch.Generator) -> Tensor:
+    """Draw new binary images from grey ones: as ``augment``, this is dynamic binarisation."""
+    return binarize(x, generator=rng)
+
+
+def burda_training(profile: str = "full") -> dict[str, Any]:
+    """Return the arguments of :func:`vaelib.training.fit` for the network of chapter 7."""
+    full = profile == "full"
+    return {
+        "epochs": 60 if full else 40,
+        "batch_size": 128 if full else 64,
+        "lr": one_cycle(4e-3),
+        "augment": redraw,
+        "precision": "bfloat16" if full else "float32",
+    }

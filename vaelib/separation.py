@@ -10,7 +10,7 @@ from sklearn.metrics import silhouette_score
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from vaelib.evaluation import check_batch_size
+from vaelib.evaluation import check_count
 from vaelib.seeding import generator
 from vaelib.triplet import check_codes, triplet_loss
 
@@ -128,7 +128,7 @@ def mean_triplet_loss(
         As in :func:`vaelib.triplet.triplet_loss`.
     """
     _check_finite(z, labels)
-    check_batch_size(batch_size)
+    check_count("batch_size", batch_size)
     z, labels = z.cpu(), labels.cpu()
     if shuffle:
         order = torch.randperm(len(z), generator=generator(seed, "order"))

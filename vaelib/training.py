@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from tqdm import tqdm
 
-from vaelib.evaluation import Report, check_batch_size, evaluate, fixed_subset
+from vaelib.evaluation import Report, check_count, checked_images, evaluate, fixed_subset
 from vaelib.models import VAE, Autoencoder
 from vaelib.objectives import Objective, objective_of
 from vaelib.schedules import Schedule, constant
@@ -85,6 +85,7 @@ def fit(
     objective: Objective | None = None,
     epochs: int = 10,
     batch_size: int = 128,
+    samples: int = 1,
     lr: float | Schedule = 1e-3,
     beta: float | Schedule = 1.0,
     weight_decay: float = 0.0,
@@ -118,6 +119,9 @@ def fit(
         The terms to train on; chosen by the model if not given (:mod:`vaelib.objectives`).
     epochs, batch_size
         Passes over the images, and images per step. A short last batch is used like any other.
+    samples
+        Draws of z for each image and step, K. With more than one the objective gets noise of
+        shape ``[K, B, D]``.
     lr, beta
         Learning rate and weight of the rate: numbers, or schedules (:mod:`vaelib.schedules`).
     weight_decay
@@ -155,6 +159,7 @@ def fit(
         If an argument is out of its range or the images do not suit the model.
     """
     check_recipe(epochs, batch_size, precision)
+    check_count("samples", samples)
     check_count("evaluate_every", evaluate_every)
     if snapshot_every is not None:
         check_count("snapshot_every", snapshot_every)
@@ -185,19 +190,22 @@ def fit(
     steps = epochs * math.ceil(len(images) / batch_size)
 
     def step(number: int, index: Tensor) -> Tensor:
-        progress, x = number / steps, images[index]
+        progress, x = number / steps, images.index_select(0, index)
         supervision = {} if labels is None else {"labels": labels[index]}
         for group in optimizer.param_groups:
             group["lr"] = lr(progress)
         if augment is not None:
             x = augment(x, augment_rng)
-        noise = torch.randn(len(x), model.latent_dim, generator=noise_rng, device=device)
+        shape = (len(x), model.latent_dim) if samples == 1 else (samples, len(x), model.latent_dim)
+        noise = torch.randn(shape, generator=noise_rng, device=device)
         with autocast:
             terms = objective(model, x, noise=noise, validate=False, **supervision)
         loss = (terms.distortion + beta(progress) * terms.rate).mean()
         optimizer.zero_grad()
         loss.backward()
-        grad_norm = clip_grad_norm_(parameters, max_grad_norm)
+        grad_norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if max_grad_norm < math.inf:
+            clip_grads_with_norm_(parameters, max_grad_norm, grad_norm)
         optimizer.step()
         return torch.stack((loss.detach(), grad_norm))
 
@@ -281,11 +289,7 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
 
 def resident(model: VAE | Autoencoder, images: Tensor, device: torch.device) -> Tensor:
     """Return the images checked, as ``[N, C, H, W]`` and on the device."""
-    images = model.as_images(images)
-    if len(images) == 0:
-        raise ValueError("there are no images; expected at least one.")
-    model.likelihood.check(images)
-    return images.to(device)
+    return checked_images(model, images).to(device)
 
 
 def _guard(seen: Tensor, first: int, lr: Schedule, beta: Schedule, steps: int) -> None:
@@ -333,13 +337,7 @@ def visibility(progress: bool) -> dict[str, bool]:
 
 def check_recipe(epochs: int, batch_size: int, precision: str) -> None:
     """Raise a ValueError if one of these arguments of a training is out of its range."""
-    check_batch_size(batch_size)
+    check_count("batch_size", batch_size)
     check_count("epochs", epochs)
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}.")
-
-
-def check_count(name: str, count: int) -> None:
-    """Raise a ValueError if an argument is not a whole number of at least 1."""
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise ValueError(f"{name} is {count!r}; expected a whole number, at least 1.")

@@ -1,0 +1,220 @@
+"""Every model of the book under one protocol: how chapter 7 scores them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from vaelib import data, experiments, recipes
+from vaelib.data import Dataset, Split, binarize, to_float
+from vaelib.evaluation import (
+    active_units,
+    evaluate,
+    fixed_subset,
+    log_likelihood,
+    posterior_of,
+)
+from vaelib.likelihoods import Gaussian
+from vaelib.models import VAE
+from vaelib.networks import count_parameters
+from vaelib.results import PUBLISHED, provenance
+from vaelib.sample_quality import Judge
+from vaelib.schedules import cosine, one_cycle
+from vaelib.seeding import generator
+from vaelib.supervision import elbo_with_labels
+from vaelib.training import fit, pick_device
+from vaelib.triplet import triplet_loss
+
+IMAGES, SAMPLES = 1000, 1000
+"""Test images whose log p(x) is estimated, and samples of z for each."""
+
+
+class Entry(NamedTuple):
+    """A model of the book, and how to get it trained."""
+
+    chapter: int
+    title: str
+    dataset: str
+    train: Callable[[int], tuple[VAE, Any]]
+    """Maps a seed to the trained model and its numbers."""
+    binary: bool = False
+    """Whether its encoder was trained on binary images."""
+
+
+def _published(build: Callable[[], VAE], name: str) -> Callable[[int], tuple[VAE, Any]]:
+    """Return, in place of a training, the published weights of one that is too long to repeat."""
+
+    def train(seed: int) -> tuple[VAE, None]:
+        vae = build()
+        vae.load_state_dict(load_file(PUBLISHED / "long_runs" / f"{name}.safetensors"))
+        return vae, None
+
+    return train
+
+
+def _sweep(seed: int, *, beta: float) -> tuple[VAE, None]:
+    vae = recipes.comparison_vae("mlp", 800_000, latent_dim=16, seed=seed)
+    return _fitted(vae, data.load("mnist").train, seed=seed, beta=beta, **recipes.sweep_training())
+
+
+def _conv_to_mlp(seed: int, *, dataset: str = "mnist", weight: float = 0.0) -> tuple[VAE, None]:
+    vae, part = recipes.conv_to_mlp_vae(latent_dim=16, seed=seed), data.load(dataset).train_part
+    recipe = recipes.conv_to_mlp_training(latent_dim=16)
+    if weight:
+        loss = partial(triplet_loss, mining="batch-all", margin=1.0)
+        objective = elbo_with_labels(loss, weight, on="mean")
+        recipe |= {"labels": part.labels, "objective": objective}
+    return _fitted(vae, part, seed=seed, **recipe)
+
+
+def _m1(seed: int, *, dataset: str) -> tuple[VAE, None]:
+    vae = recipes.m1_vae(corruption=recipes.m1_warp(dataset), seed=seed)
+    return _fitted(vae, data.load(dataset).train_part, seed=seed, **recipes.m1_training())
+
+
+def _fitted(vae: VAE, split: Split, **recipe: Any) -> tuple[VAE, None]:
+    fit(vae, to_float(split.images), evaluate_every=recipe["epochs"], **recipe)
+    return vae, None
+
+
+def _burda() -> VAE:
+    return recipes.burda_vae(torch.zeros(1, 1, 28, 28))
+
+
+MNIST, FASHION = "mnist", "fashion-mnist"
+ENTRIES = {
+    "two-dimensional": Entry(1, "2-D, deep", MNIST, experiments.two_dimensional_vae),
+    "wide": Entry(2, "128-D, mlp", MNIST, partial(experiments.wide, beta=1.0)),
+    "project-d": Entry(
+        2, "128-D, project D", MNIST, partial(experiments.project_d, lr=one_cycle(2e-3), epochs=40)
+    ),
+    "gaussian": Entry(
+        2,
+        "128-D, Gaussian, learned scale",
+        MNIST,
+        partial(experiments.gaussian, scale=0.1, learned=True),
+    ),
+    **{
+        f"{family}-{budget // 1000}k-{latent_dim}d": Entry(
+            3,
+            f"{latent_dim}-D, {family}, {budget // 1000}k",
+            MNIST,
+            partial(experiments.comparison, family=family, budget=budget, latent_dim=latent_dim),
+        )
+        for latent_dim in (2, 16)
+        for family, budget in recipes.AROUND_MORE
+    },
+    "project-e": Entry(3, "2-D, project E", MNIST, partial(experiments.project_e, lr=cosine(2e-3))),
+    **{
+        f"sweep-{beta:g}": Entry(4, f"16-D, mlp, β = {beta:g}", MNIST, partial(_sweep, beta=beta))
+        for beta in (0.1, 0.3, 2.0, 4.0)
+    },
+    "tutorial": Entry(
+        5, "2-D, project A", MNIST, _published(recipes.tutorial_conv_vae, "tutorial-conv")
+    ),
+    "tutorial-triplets": Entry(
+        5,
+        "2-D, project A, triplets",
+        MNIST,
+        _published(recipes.tutorial_conv_vae, "tutorial-conv-triplets"),
+    ),
+    "conv-to-mlp": Entry(5, "16-D, conv to mlp", MNIST, _conv_to_mlp),
+    "conv-to-mlp-triplets": Entry(
+        5, "16-D, conv to mlp, triplets", MNIST, partial(_conv_to_mlp, weight=30.0)
+    ),
+    "m1": Entry(6, "50-D, M1, β = 0.1, warp", MNIST, partial(_m1, dataset=MNIST)),
+    "burda-vae": Entry(7, "50-D, VAE", MNIST, _published(_burda, "burda-vae"), binary=True),
+    "burda-iwae-50": Entry(
+        7, "50-D, IWAE-50", MNIST, _published(_burda, "burda-iwae-50"), binary=True
+    ),
+    "fashion-project-b": Entry(
+        2, "50-D, project B", FASHION, partial(experiments.project_b, scale="softplus-logvar")
+    ),
+    "fashion-project-b-plain": Entry(
+        2, "50-D, project B, no softplus", FASHION, partial(experiments.project_b, scale="exp")
+    ),
+    "fashion-conv-to-mlp": Entry(
+        5, "16-D, conv to mlp", FASHION, partial(_conv_to_mlp, dataset=FASHION)
+    ),
+    "fashion-m1": Entry(6, "50-D, M1, β = 0.1, warp", FASHION, partial(_m1, dataset=FASHION)),
+}
+"""The models that the scoreboard of chapter 7 holds, in the order of the chapters."""
+
+
+def scored(seed: int, *, name: str) -> tuple[VAE, dict[str, Any]]:
+    """Get a model of the book and measure it by the protocol of the scoreboard."""
+    started, entry = time.perf_counter(), ENTRIES[name]
+    source = data.load(entry.dataset)
+    vae, _ = entry.train(seed)
+    vae.to(pick_device())
+    numbers = score(vae, source, Judge(source.train_part), binary=entry.binary)
+    seconds = time.perf_counter() - started
+    return vae, {**numbers, "provenance": provenance("full", vae.device, seconds)}
+
+
+def score(
+    vae: VAE, source: Dataset, judge: Judge, *, binary: bool = False, seed: int = 0
+) -> dict[str, float]:
+    """Measure a model by the protocol of the scoreboard.
+
+    Parameters
+    ----------
+    vae
+        The model.
+    source
+        The data that it was trained on.
+    judge
+        A classifier of these data.
+    binary
+        Whether the encoder was trained on binary images; it is then given such.
+    seed
+        Fixes the samples of z and the images that are generated.
+
+    Returns
+    -------
+    dict
+        Means over test images, in nats: -log p(x) of one fixed binarisation of :data:`IMAGES` of
+        them, from :data:`SAMPLES` samples, with its standard errors; the negative bound of all;
+        the rate. Active units, and the numbers of :class:`vaelib.sample_quality.SampleQuality`.
+        A Gaussian gives a density of grey images and no probability of a binary one; for such a
+        model the first is left out.
+    """
+    grey = to_float(source.test.images)
+    train = fixed_subset(to_float(source.train.images), len(grey))
+    test = _binarized(grey) if binary else grey
+    on_test, on_train = evaluate(vae, test), evaluate(vae, _binarized(train) if binary else train)
+    n = min(2000, len(grey))
+    samples = vae.sample(n, generator=generator(seed, "samples", vae.device))
+    found = {
+        "parameters": count_parameters(vae),
+        "test_negative_elbo": on_test.negative_elbo,
+        "train_negative_elbo": on_train.negative_elbo,
+        "test_rate": on_test.rate,
+        "test_active_units": int(active_units(vae, test).sum()),
+        **judge.assess(samples, fixed_subset(grey, n))._asdict(),
+    }
+    if isinstance(vae.likelihood, Gaussian):
+        return found
+    few = fixed_subset(grey, IMAGES)
+    x = _binarized(few)
+    # A model that was trained on grey images knows its codes for those. Samples of z may come from
+    # anywhere, if the weights say from where: the estimate is one of log p of the binary image.
+    proposal = posterior_of(vae, x if binary else few)
+    estimate = log_likelihood(vae, x, k=SAMPLES, proposal=proposal, seed=seed)
+    return found | {
+        "test_negative_log_p": -float(estimate.value.mean()),
+        "standard_error_images": float(estimate.value.std()) / math.sqrt(len(x)),
+        "standard_error_samples": float(estimate.standard_error.square().sum().sqrt()) / len(x),
+        "median_effective_samples": float(estimate.effective_samples.median()),
+    }
+
+
+def _binarized(grey: Tensor) -> Tensor:
+    return binarize(grey, generator=generator(0, "scoreboard"))

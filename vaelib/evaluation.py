@@ -138,13 +138,23 @@ class LogLikelihood(NamedTuple):
     effective_samples: Tensor
     """(sum of weights)^2 / sum of squared weights: between 1 and k (Kong 1992)."""
 
+    @property
+    def mean(self) -> float:
+        """Mean of the values over the images, in nats."""
+        return float(self.value.mean())
+
+    @property
+    def standard_error_of_mean(self) -> tuple[float, float]:
+        """What the mean owes to the choice of the images, and what to the samples, in nats."""
+        n = len(self.value)
+        of_images = float(self.value.std()) / math.sqrt(n) if n > 1 else math.nan
+        return of_images, float(self.standard_error.square().sum().sqrt()) / n
+
     def __str__(self) -> str:
         """Return the mean over the images, with the standard errors of its two sources."""
-        n = len(self.value)
-        images = float(self.value.std()) / math.sqrt(n) if n > 1 else math.nan
-        samples = float(self.standard_error.square().sum().sqrt()) / n
+        n, (images, samples) = len(self.value), self.standard_error_of_mean
         return (
-            f"log p(x) {float(self.value.mean()):.2f} nats (n = {n:,}; standard error "
+            f"log p(x) {self.mean:.2f} nats (n = {n:,}; standard error "
             f"{images:.2f} from the images, {samples:.3f} from the samples)"
         )
 

@@ -16,6 +16,7 @@ from vaelib.evaluation import (
     active_units,
     evaluate,
     fixed_subset,
+    log_likelihood,
     posterior_of,
     posterior_scale,
     reconstruction_rmse,
@@ -336,6 +337,63 @@ def project_e(seed: int, *, lr: Schedule, beta: float = 1.0) -> tuple[VAE, dict[
     """Train project E's multilayer perceptron: batches of 100, 30 epochs."""
     recipe = {"epochs": 30, "batch_size": 100, "lr": lr, "beta": beta, "precision": "bfloat16"}
     return measured(recipes.project_e_vae(seed=seed), *images("mnist"), seed=seed, **recipe)
+
+
+def burda(
+    seed: int,
+    *,
+    epochs: int,
+    samples: int = 1,
+    objective: Objective | None = None,
+    static: bool = False,
+    all_images: bool = False,
+) -> tuple[VAE, dict[str, Any]]:
+    """Train the network of chapter 7 on 50,000 images and estimate log p of binary images.
+
+    ``samples`` are drawn for each image and step. ``static`` draws the binary training images
+    once, instead of at every step. With ``all_images`` the estimate is made for all test images,
+    with 5,000 samples each, besides those for 1,000 images and 1,000 samples.
+    """
+    train, validation, test = three_parts("mnist")
+    vae = recipes.burda_vae(train, seed=seed)
+    recipe = recipes.burda_training() | {"epochs": epochs, "samples": samples}
+    parts = {
+        name: data.binarize(part, generator=generator(0, f"binary {name}"))
+        for name, part in (("train", train), ("validation", validation), ("test", test))
+    }
+    if static:
+        recipe["augment"] = None
+    history = fit(
+        vae,
+        parts["train"] if static else train,
+        objective=objective,
+        evaluate_every=epochs,
+        seed=seed,
+        **recipe,
+    )
+    numbers: dict[str, Any] = {"test_active_units": int(active_units(vae, parts["test"]).sum())}
+    for name, part in parts.items():
+        numbers[f"{name}_negative_elbo"] = evaluate(vae, part).negative_elbo
+    few = {name: fixed_subset(part, 1000) for name, part in parts.items()}
+    # The images that a static training has seen and, of the same digits, binary images it has not.
+    redrawn = data.binarize(train, generator=generator(1, "binary train"))
+    for name, part in {**few, "redrawn_train": fixed_subset(redrawn, 1000)}.items():
+        estimate = log_likelihood(vae, part, k=1000)
+        numbers[f"{name}_negative_log_p_of_1000"] = -estimate.mean
+    if all_images:
+        estimate = log_likelihood(vae, parts["test"], k=5000)
+        numbers |= {
+            "test_negative_log_p": -estimate.mean,
+            "standard_error_images": estimate.standard_error_of_mean[0],
+            "standard_error_samples": estimate.standard_error_of_mean[1],
+            "median_effective_samples": float(estimate.effective_samples.median()),
+        }
+    return vae, {
+        **numbers,
+        "epochs": epochs,
+        "seconds": history.seconds,
+        "provenance": provenance("full", vae.device, history.seconds),
+    }
 
 
 def images(name: str) -> tuple[Tensor, Tensor]:

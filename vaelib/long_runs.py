@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vaelib import experiments, m1_comparison, recipes
+from vaelib import experiments, m1_comparison, recipes, scoreboard
 from vaelib.models import VAE
-from vaelib.objectives import free_bits
+from vaelib.objectives import free_bits, importance_weighted
 from vaelib.results import PUBLISHED, write_json
 from vaelib.schedules import constant, cosine, cyclical, linear, one_cycle
 from vaelib.supervision import (
@@ -214,6 +214,31 @@ LONG_RUNS = {
         )
         for dataset in ("fashion-mnist", "mnist")
         for name, corruption in (("", None), ("-warped", recipes.m1_warp(dataset)))
+    },
+    "burda-vae": LongRun(
+        partial(experiments.burda, epochs=200, all_images=True), (0,), keeps_weights=True
+    ),
+    "burda-iwae-50": LongRun(
+        partial(
+            experiments.burda,
+            epochs=55,
+            samples=50,
+            objective=importance_weighted(doubly_reparameterized=True),
+            all_images=True,
+        ),
+        (0,),
+        keeps_weights=True,
+    ),
+    "burda-vae-60-epochs": LongRun(partial(experiments.burda, epochs=60), (0, 1, 2)),
+    "burda-vae-60-epochs-static": LongRun(
+        partial(experiments.burda, epochs=60, static=True), (0, 1, 2)
+    ),
+    "burda-iwae-5-60-epochs": LongRun(
+        partial(experiments.burda, epochs=60, samples=5, objective=importance_weighted()), (0,)
+    ),
+    **{
+        f"scoreboard-{name}": LongRun(partial(scoreboard.scored, name=name), (0,))
+        for name in scoreboard.ENTRIES
     },
     **{
         f"four-legs-{name}": LongRun(partial(experiments.four_legs, objectives=objectives), (0,))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -209,9 +208,9 @@ def score(
     proposal = posterior_of(vae, x if binary else few)
     estimate = log_likelihood(vae, x, k=SAMPLES, proposal=proposal, seed=seed)
     return found | {
-        "test_negative_log_p": -float(estimate.value.mean()),
-        "standard_error_images": float(estimate.value.std()) / math.sqrt(len(x)),
-        "standard_error_samples": float(estimate.standard_error.square().sum().sqrt()) / len(x),
+        "test_negative_log_p": -estimate.mean,
+        "standard_error_images": estimate.standard_error_of_mean[0],
+        "standard_error_samples": estimate.standard_error_of_mean[1],
         "median_effective_samples": float(estimate.effective_samples.median()),
     }
 

@@ -229,12 +229,12 @@ LONG_RUNS = {
         (0,),
         keeps_weights=True,
     ),
-    "burda-vae-60-epochs": LongRun(partial(experiments.burda, epochs=60), (0, 1, 2)),
-    "burda-vae-60-epochs-static": LongRun(
-        partial(experiments.burda, epochs=60, static=True), (0, 1, 2)
+    "burda-vae-100-epochs": LongRun(partial(experiments.burda, epochs=100), (0, 1)),
+    "burda-vae-100-epochs-static": LongRun(
+        partial(experiments.burda, epochs=100, static=True), (0, 1)
     ),
-    "burda-iwae-5-60-epochs": LongRun(
-        partial(experiments.burda, epochs=60, samples=5, objective=importance_weighted()), (0,)
+    "burda-iwae-5-100-epochs": LongRun(
+        partial(experiments.burda, epochs=100, samples=5, objective=importance_weighted()), (0,)
     ),
     **{
         f"scoreboard-{name}": LongRun(partial(scoreboard.scored, name=name), (0,))

@@ -52,7 +52,7 @@ class Judge:
         self._network = MLPClassifier(hidden, batch_size=min(200, len(split)), random_state=seed)
         x, classes = to_float(split.images).flatten(1).numpy(), split.labels.unique().numpy()
         for _ in range(epochs):
-            self._network.partial_fit(x, split.labels.numpy(), classes)
+            self._network.partial_fit(x, split.labels.numpy(), classes=classes)
 
     def probabilities(self, images: Tensor) -> Tensor:
         """Return the class probabilities ``[N, n_classes]`` of images ``[N, 1, H, W]``."""

@@ -1,0 +1,126 @@
+"""What is measured. Every job runs in a process of its own, so that its peak memory is its own."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import resource
+import subprocess
+import sys
+import time
+import warnings
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.contenders import CONTENDERS, NETWORKS, as_pythae, training_images, vaelib
+from vaelib import data, recipes
+from vaelib.evaluation import evaluate, log_likelihood
+from vaelib.models import VAE
+from vaelib.networks import MLPDecoder, MLPEncoder
+from vaelib.objectives import elbo
+from vaelib.seeding import generator
+from vaelib.sweeps import fit_sweep
+from vaelib.training import fit
+
+Numbers = dict[str, Any]
+
+
+def in_process(job: str, **arguments: Any) -> Numbers:
+    """Run a job of this module in a new process; return its numbers, with its peak memory."""
+    command = [sys.executable, "-m", "benchmarks.jobs", job, json.dumps(arguments)]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    if answer.returncode:
+        raise RuntimeError(f"{job} {arguments} failed:\n{answer.stderr[-2000:]}")
+    return json.loads(answer.stdout.splitlines()[-1])
+
+
+def training(contender: str, network: str, n: int, batch_size: int, epochs: int, device: str):
+    """Train a network by one of the contenders, and measure the bound on the test images."""
+    vae = NETWORKS[network]()
+    x = training_images(batch_size)
+    with FlopCounterMode(display=False) as counter:
+        sum(elbo(vae, x)).mean().backward()
+    vae.zero_grad()
+    started = time.perf_counter()
+    seconds = CONTENDERS[contender](vae, n, batch_size, epochs, device)
+    whole = time.perf_counter() - started
+    test = data.to_float(data.load("mnist").test.images)
+    return {
+        "images_per_second": n * epochs / seconds,
+        "operations_per_image": counter.get_total_flops() / batch_size,
+        "seconds_around": whole - seconds,
+        "test_negative_elbo": evaluate(vae, test).negative_elbo,
+    }
+
+
+def scale(batch_size: int, latent_dim: int, samples: int, n: int, device: str) -> Numbers:
+    """Train the perceptron on n images, or 60 steps of them, at another size of something."""
+    sizes = {"latent_dim": latent_dim, "hidden": (400,)}
+    vae = NETWORKS["mlp"]()
+    vae = VAE(encoder=MLPEncoder(**sizes), decoder=MLPDecoder(**sizes), likelihood=vae.likelihood)
+    seconds = vaelib(vae, n, batch_size, 1, device, samples=samples)
+    return {"images_per_second": n / seconds}
+
+
+def scoring(library: str, n: int, k: int, device: str) -> Numbers:
+    """Estimate log p of n binary images by k samples each, with the network of chapter 7."""
+    grey = data.to_float(data.load("mnist").test.images[:n])
+    x = data.binarize(grey, generator=generator(0, "binary test")).to(device)
+    vae = recipes.burda_vae(grey).to(device).eval()
+    if library == "pythae":
+        model = as_pythae(vae)
+        started = time.perf_counter()
+        mean = float(model.get_nll(x, n_samples=k))  # it is log p, in spite of its name
+    else:
+        started = time.perf_counter()
+        mean = log_likelihood(vae, x, k=k).mean
+    return {"images_per_second": n / (time.perf_counter() - started), "log_p": mean}
+
+
+def sweep(together: bool, batch_size: int, precision: str, n: int, device: str) -> Numbers:
+    """Train the twelve models of chapter 4, together or one by one."""
+    vaes, images = recipes.sweep_vaes(), training_images(n)
+    recipe = {"epochs": 1, "batch_size": batch_size, "precision": precision, "device": device}
+    if together:
+        started = time.perf_counter()
+        fit_sweep(vaes, images, betas=recipes.BETAS, progress=False, **recipe)
+        seconds = time.perf_counter() - started
+    else:
+        pairs = zip(vaes, recipes.BETAS, strict=True)
+        seconds = sum(
+            fit(vae, images, beta=beta, progress=False, **recipe).seconds for vae, beta in pairs
+        )
+    return {"images_per_second": n * len(vaes) / seconds}
+
+
+def matrix_product(dtype: str, device: str, size: int = 2048) -> Numbers:
+    """Measure the best rate of a large matrix product."""
+    a, b = (torch.randn(size, size, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
+    best = float("inf")
+    for _ in range(30):
+        started = time.perf_counter()
+        (a @ b)[0, 0].item()  # waits for the device
+        best = min(best, time.perf_counter() - started)
+    return {"operations_per_second": 2 * size**3 / best}
+
+
+def main() -> None:
+    """Run one job and print its numbers as the last line."""
+    job, arguments = sys.argv[1], json.loads(sys.argv[2])
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    with contextlib.redirect_stdout(io.StringIO()):
+        numbers = globals()[job](**arguments)
+    if torch.cuda.is_available():
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps(numbers | {"peak_bytes": peak}))
+
+
+if __name__ == "__main__":
+    main()

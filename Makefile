@@ -50,8 +50,9 @@ publish: $(INSTALLED)  ## Maintainers: full run of the chapters, copied to noteb
 long-runs: $(INSTALLED)  ## Train what the chapters cannot train live; resumable, a GPU helps
 	$(BIN)/python -m vaelib.long_runs $(ARGS)
 
-benchmarks: $(INSTALLED)  ## Speed and quality against other implementations
-	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+benchmarks: $(INSTALLED)  ## Speed and quality against other implementations, a quarter of an hour
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[benchmarks]"
+	$(BIN)/python -m benchmarks $(ARGS)
 
 badges: $(INSTALLED)  ## Rewrite badges and set-up cells after the address in _config.yml changed
 	$(BIN)/python -m book badges

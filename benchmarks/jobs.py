@@ -17,6 +17,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.contenders import CONTENDERS, NETWORKS, as_pythae, training_images, vaelib
+from benchmarks.ladder import LADDER, climb
 from vaelib import data, recipes
 from vaelib.evaluation import evaluate, log_likelihood
 from vaelib.models import VAE
@@ -38,7 +39,9 @@ def in_process(job: str, **arguments: Any) -> Numbers:
     return json.loads(answer.stdout.splitlines()[-1])
 
 
-def training(contender: str, network: str, n: int, batch_size: int, epochs: int, device: str):
+def training(
+    contender: str, network: str, n: int, batch_size: int, epochs: int, device: str
+) -> Numbers:
     """Train a network by one of the contenders, and measure the bound on the test images."""
     vae = NETWORKS[network]()
     x = training_images(batch_size)
@@ -55,6 +58,12 @@ def training(contender: str, network: str, n: int, batch_size: int, epochs: int,
         "seconds_around": whole - seconds,
         "test_negative_elbo": evaluate(vae, test).negative_elbo,
     }
+
+
+def ladder(rung: str, network: str, n: int, batch_size: int, epochs: int, device: str) -> Numbers:
+    """Train by one of the loops between the example's and ours."""
+    seconds = climb(NETWORKS[network](), LADDER[rung], n, batch_size, epochs, device)
+    return {"images_per_second": n * epochs / seconds}
 
 
 def scale(batch_size: int, latent_dim: int, samples: int, n: int, device: str) -> Numbers:
@@ -81,11 +90,11 @@ def scoring(library: str, n: int, k: int, device: str) -> Numbers:
     return {"images_per_second": n / (time.perf_counter() - started), "log_p": mean}
 
 
-def sweep(together: bool, batch_size: int, precision: str, n: int, device: str) -> Numbers:
+def sweep(way: str, batch_size: int, precision: str, n: int, device: str) -> Numbers:
     """Train the twelve models of chapter 4, together or one by one."""
     vaes, images = recipes.sweep_vaes(), training_images(n)
     recipe = {"epochs": 1, "batch_size": batch_size, "precision": precision, "device": device}
-    if together:
+    if way == "together":
         started = time.perf_counter()
         fit_sweep(vaes, images, betas=recipes.BETAS, progress=False, **recipe)
         seconds = time.perf_counter() - started

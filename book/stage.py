@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,49 @@ SCOREBOARD = """# Scoreboard
 Every number that the chapters report, as the published run wrote it: the mean over `n` seeds
 or draws, and the standard deviation between them.
 """
+BENCHMARKS: dict[str, dict[str, tuple[str, str]]] = {
+    "training": {
+        "loop": ("contender", ""),
+        "network": ("network", ""),
+        "batch": ("batch_size", "d"),
+        "images/s": ("images_per_second", ",.0f"),
+        "±": ("spread", ",.0f"),
+        "× example": ("ratio", ".1f"),
+        "of matrix product": ("share_of_peak", ".0%"),
+        "MiB": ("peak_bytes", "MiB"),
+        "test −ELBO": ("test_negative_elbo", ".1f"),
+    },
+    "ladder": {
+        "loop": ("rung", ""),
+        "batch": ("batch_size", "d"),
+        "images/s": ("images_per_second", ",.0f"),
+        "±": ("spread", ",.0f"),
+    },
+    "scoring": {
+        "library": ("library", ""),
+        "images": ("n", "d"),
+        "samples": ("k", "d"),
+        "images/s": ("images_per_second", ",.1f"),
+        "±": ("spread", ",.1f"),
+        "MiB": ("peak_bytes", "MiB"),
+    },
+    "growth": {
+        "what grows": ("what", ""),
+        "images": ("n", ",d"),
+        "batch": ("batch_size", "d"),
+        "D": ("latent_dim", "d"),
+        "K": ("samples", "d"),
+        "images/s": ("images_per_second", ",.0f"),
+        "MiB": ("peak_bytes", "MiB"),
+    },
+    "sweep": {
+        "precision": ("precision", ""),
+        "way": ("way", ""),
+        "images/s over all models": ("images_per_second", ",.0f"),
+        "±": ("spread", ",.0f"),
+    },
+}
+"""Table of a benchmark -> heading -> key of a row, and how its value is written."""
 COLUMNS = ["quantity", "value", "± sd", "n", "unit", "better", "prior work", "protocol"]
 
 
@@ -46,7 +90,11 @@ def stage(layout: Layout, *, committed: bool) -> None:
         notebook = nbformat.read(source, as_version=4)
         add_provenance(notebook, _read_json(record).get("provenance"))
         nbformat.write(notebook, layout.stage / "notebooks" / source.name)
-    (layout.stage / "book" / "scoreboard.md").write_text(scoreboard(layout.results), "utf-8")
+    pages = layout.stage / "book"
+    (pages / "scoreboard.md").write_text(scoreboard(layout.results), "utf-8")
+    speed = pages / "speed.md"
+    if speed.exists():
+        speed.write_text(with_benchmarks(speed.read_text("utf-8"), layout.results), "utf-8")
 
 
 def add_provenance(notebook: nbformat.NotebookNode, run: Mapping[str, Any] | None) -> None:
@@ -83,6 +131,35 @@ def scoreboard(results: Path) -> str:
         rows = [COLUMNS, ["---"] * len(COLUMNS), *map(_row, content["results"])]
         page += "".join(f"| {' | '.join(row)} |\n" for row in rows)
     return page if files else page + "\nThere is no published run yet.\n"
+
+
+def with_benchmarks(page: str, results: Path) -> str:
+    """Put the measured tables in the places that a page names ``<!-- benchmarks: TABLE -->``."""
+    files = sorted((results / "benchmarks").glob("*.json"))
+    runs = [_read_json(file) for file in files]
+
+    def tables(mark: re.Match[str]) -> str:
+        return (
+            "\n".join(_benchmark_table(mark.group(1), run) for run in runs) or "Not measured yet."
+        )
+
+    return re.sub(r"<!-- benchmarks: (\w+) -->", tables, page)
+
+
+def _benchmark_table(name: str, run: Mapping[str, Any]) -> str:
+    columns = BENCHMARKS[name]
+    rows = [list(columns), ["---"] + ["--:"] * (len(columns) - 1)]
+    rows += [[_show(row.get(key), form) for key, form in columns.values()] for row in run[name]]
+    peaks = run["matrix_product"]
+    rates = " and ".join(f"{rate / 1e9:,.0f} in {name}" for name, rate in peaks.items())
+    heading = f"{_device(run['provenance'])}; a large matrix product: {rates}, in GFLOP/s.\n\n"
+    return heading + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _show(value: Any, form: str) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    return format(value / 2**20 if form == "MiB" else value, ",.0f" if form == "MiB" else form)
 
 
 def _device(run: Mapping[str, Any]) -> str:

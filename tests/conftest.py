@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from torch import Tensor
@@ -73,6 +74,22 @@ def watch_bar(monkeypatch):
         return asked
 
     return watch
+
+
+@pytest.fixture
+def log_p_on_a_grid():
+    """Function: log p(x) under a Bernoulli of a VAE with two units, by a sum over the plane."""
+
+    @torch.no_grad()
+    def log_p(vae: VAE, x: Tensor, *, points: int = 281) -> Tensor:
+        side = torch.linspace(-7, 7, points, dtype=torch.float64)
+        z = torch.cartesian_prod(side, side)
+        logits = vae.decoder(z.to(vae.dtype)).flatten(1).double()
+        log_likelihood = x.flatten(1).double() @ logits.T - F.softplus(logits).sum(1)
+        log_prior = -0.5 * z.square().sum(1) - np.log(2 * np.pi)
+        return (log_likelihood + log_prior).logsumexp(1) + 2 * (side[1] - side[0]).log()
+
+    return log_p
 
 
 class PPCA(NamedTuple):

@@ -13,7 +13,12 @@ from torch.distributions import (
 )
 
 from vaelib import VAE, Bernoulli, MLPDecoder, MLPEncoder
-from vaelib.aggregate import AggregatePosterior, codes, gaussian_total_correlation, log_prior
+from vaelib.aggregate import (
+    AggregatePosterior,
+    codes,
+    gaussian_total_correlation,
+    mutual_information,
+)
 
 MEAN = torch.tensor([3.0, -0.02], dtype=torch.float64)
 FACTOR = torch.tensor([[40.0, 0.0], [0.02, 0.01]], dtype=torch.float64)
@@ -41,17 +46,6 @@ def two_clusters() -> tuple[Tensor, Tensor]:
 def mixed(parts: tuple[Tensor, ...]) -> Tensor:
     z = torch.cat(parts)
     return z[torch.randperm(len(z), generator=torch.Generator().manual_seed(3))]
-
-
-# The prior
-
-
-@pytest.mark.parametrize("shape", [(7, 3), (2, 7, 3), (7, 1)], ids=str)
-def test_the_prior_is_the_standard_normal(shape):
-    z = 3 * torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    truth = Normal(0.0, 1.0).log_prob(z).sum(-1)
-    assert log_prior(z).shape == shape[:-1]
-    torch.testing.assert_close(log_prior(z), truth)
 
 
 # The mixture
@@ -319,3 +313,89 @@ def test_the_codes_of_a_model_on_the_gpu_have_the_same_noise(make_vae, images):
     on_gpu = codes(make_vae().cuda(), images)
     assert on_gpu.device.type == "cpu"
     torch.testing.assert_close(on_gpu, on_cpu, rtol=0, atol=1e-4)
+
+
+# Mutual information
+
+
+def channel(make_vae, slope: list[float], sigma: list[float]) -> VAE:
+    """A VAE whose unit d sees pixel d times a slope, with noise of a scale."""
+    d = len(slope)
+    vae = make_vae(hidden=(), latent_dim=d)
+    (layer,) = vae.encoder.layers
+    nn.init.zeros_(layer.weight)
+    layer.weight.data[range(d), range(d)] = torch.tensor(slope)
+    layer.bias.data = torch.tensor([0.0] * d + [2 * math.log(s) for s in sigma])
+    return vae
+
+
+def pixels(x: Tensor) -> Tensor:
+    """Images whose first pixels are the columns of x, and all others 0."""
+    return nn.functional.pad(x.float(), (0, 16 - x.shape[1]))
+
+
+@pytest.mark.parametrize(
+    ("slope", "sigma"),
+    [([0.5], [1.0]), ([1.0, 0.0], [1.0, 0.3]), ([0.6, 3.0], [0.5, 6.0])],
+    ids=["one", "one-of-two", "two"],
+)
+def test_the_information_through_a_gaussian_channel_is_its_closed_form(make_vae, slope, sigma):
+    vae, n = channel(make_vae, slope, sigma), 3000
+    snr = [(s / t) ** 2 for s, t in zip(slope, sigma, strict=True)]
+    truth = sum(0.5 * math.log(1 + r) for r in snr)
+    # log q(z|x) - log q(z) of a Gaussian channel has the variance snr / (1 + snr) per dimension.
+    error = math.sqrt(sum(r / (1 + r) for r in snr) / n)
+    assert truth > 3 * error
+    found = mutual_information(vae, pixels(standard(n, len(slope))))
+    assert found == pytest.approx(truth, abs=3 * error)
+
+
+def test_the_information_equals_an_explicit_double_loop(make_vae, images):
+    vae, x = make_vae(seed=2), images[:47]
+    mu, logvar = (out.detach().double() for out in vae.encoder(x))
+    z = codes(vae, x, seed=3).double()
+    total = 0.0
+    for n in range(47):
+        densities = [
+            math.exp(Normal(m, (v / 2).exp()).log_prob(z[n]).sum().item())
+            for m, v in zip(mu, logvar, strict=True)
+        ]
+        total += math.log(densities[n] / (math.fsum(densities) / 47)) / 47
+    assert 0.05 < total < math.log(47)
+    assert mutual_information(vae, x, seed=3) == pytest.approx(total, abs=1e-5)
+
+
+@pytest.mark.parametrize("n", [1, 19, 20, 50])
+def test_images_that_are_told_apart_without_error_give_log_n_nats(make_vae, n):
+    vae = channel(make_vae, [1.0, 1.0], [1e-3, 1e-3])
+    x = pixels(torch.arange(n)[:, None].repeat(1, 2))
+    assert mutual_information(vae, x) == pytest.approx(math.log(n), abs=1e-5)
+
+
+@pytest.mark.parametrize("log_scale", [-8.0, -3.0, 0.0])
+def test_no_more_than_log_n_nats_are_seen(make_vae, images, log_scale):
+    for seed in range(5):
+        vae = make_vae(latent_dim=4, seed=seed)
+        vae.encoder.layers[-1].bias.data[4:] += log_scale
+        assert mutual_information(vae, images, seed=seed) <= math.log(50) + 1e-5
+
+
+def test_a_code_that_ignores_the_image_tells_nothing(make_vae, images):
+    vae = constant_posterior(make_vae, [3.0, -1.0], [0.1, 2.0])
+    assert mutual_information(vae, images) == pytest.approx(0, abs=1e-5)
+
+
+def test_the_information_depends_on_the_seed_and_on_nothing_else(make_vae, images, rng_untouched):
+    vae = make_vae(seed=2)
+    with rng_untouched():
+        first = mutual_information(vae.train(), images, seed=3)
+    assert vae.training
+    torch.manual_seed(77)
+    assert mutual_information(vae.eval(), images.flatten(1), seed=3) == first
+    assert not vae.training
+    assert mutual_information(vae, images, seed=4) != first
+    order = torch.randperm(50)
+    error = 4 / math.sqrt(50)  # another draw of z for each image
+    assert mutual_information(vae, images[order], seed=3) == pytest.approx(first, abs=error)
+    exact = mutual_information(vae.double(), images.double(), seed=3)
+    assert exact == pytest.approx(first, abs=1e-5)

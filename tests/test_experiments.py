@@ -12,8 +12,9 @@ from torch.distributions import MultivariateNormal, kl_divergence
 from vaelib import VAE, Bernoulli, data, experiments, recipes
 from vaelib.aggregate import AggregatePosterior, codes
 from vaelib.data import Split, to_float
-from vaelib.evaluation import evaluate
+from vaelib.evaluation import active_units, evaluate, fixed_subset, log_likelihood
 from vaelib.experiments import (
+    burda,
     classifier_head,
     conv_to_mlp,
     few_labels,
@@ -22,7 +23,7 @@ from vaelib.experiments import (
     prior_match,
     separation_of,
 )
-from vaelib.objectives import ELBO, elbo
+from vaelib.objectives import ELBO, elbo, importance_weighted
 from vaelib.seeding import generator
 from vaelib.separation import mean_triplet_loss, silhouette, triplet_accuracy
 from vaelib.supervision import elbo_with_labels, labels_alone
@@ -265,3 +266,97 @@ def test_training_four_legs_leaves_the_decoder_alone_in_the_legs_of_triplets(
     )
     assert decoders == [False, True, False, True]
     assert {len(curve) for key, curve in numbers.items() if "epoch" in key} == {40}
+
+
+@pytest.fixture
+def burdas(monkeypatch):
+    """The training of chapter 7 on a few digits, with what was trained on and estimated."""
+    whole = data.load("digits")
+    train = Split(whole.train.images[:130], whole.train.labels[:130])
+    test = Split(whole.test.images[:25], whole.test.labels[:25])
+    few = replace(whole, train=train, test=test, n_validation=20)
+    monkeypatch.setattr(data, "load", lambda name: few)
+    recipe = recipes.burda_training("quick") | QUIET
+    monkeypatch.setattr(recipes, "burda_training", lambda: recipe)
+    fits, estimates = [], []
+
+    def spied_fit(vae, images, **options):
+        fits.append((images, options))
+        return fit(vae, images, **options)
+
+    def spied_estimate(vae, images, *, k):
+        found = log_likelihood(vae, images, k=10)  # a few are enough here
+        estimates.append((images, k, found))
+        return found
+
+    monkeypatch.setattr(experiments, "fit", spied_fit)
+    monkeypatch.setattr(experiments, "log_likelihood", spied_estimate)
+    return few, fits, estimates
+
+
+def drawn(split: Split, name: str, seed: int = 0) -> torch.Tensor:
+    return data.binarize(to_float(split.images), generator=generator(seed, f"binary {name}"))
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_the_run_of_chapter_7_trains_as_asked_and_measures_binary_images(burdas, static):
+    source, fits, estimates = burdas
+    objective = importance_weighted()
+    vae, numbers = burda(4, epochs=2, samples=3, objective=objective, static=static)
+    json.dumps(numbers, allow_nan=False)
+    parts = {
+        name: drawn(split, name)
+        for name, split in (
+            ("train", source.train_part),
+            ("validation", source.validation),
+            ("test", source.test),
+        )
+    }
+    grey = to_float(source.train_part.images)
+    ((images, options),) = fits
+    assert torch.equal(images, parts["train"] if static else grey)
+    assert options["augment"] is (None if static else recipes.redraw)
+    assert (options["samples"], options["epochs"], options["seed"]) == (3, 2, 4)
+    assert options["objective"] is objective
+    twin = recipes.burda_vae(grey, seed=4)
+    fit(twin, images, **options)
+    for one, two in zip(vae.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(one, two)
+    for name, part in parts.items():
+        assert numbers[f"{name}_negative_elbo"] == evaluate(twin, part).negative_elbo
+    assert numbers["test_active_units"] == int(active_units(twin, parts["test"]).sum())
+    assert numbers["epochs"] == 2
+    assert "test_negative_log_p" not in numbers
+    # 110 images of training: all, since there are no more than 1000.
+    parts["redrawn_train"] = drawn(source.train_part, "train", seed=1)
+    assert not torch.equal(parts["redrawn_train"], parts["train"])
+    for (name, part), (x, k, found) in zip(parts.items(), estimates, strict=True):
+        assert torch.equal(x, fixed_subset(part, 1000))
+        assert k == 1000
+        assert numbers[f"{name}_negative_log_p_of_1000"] == -found.mean
+
+
+def test_all_test_images_of_chapter_7_have_more_samples_if_asked(burdas):
+    source, fits, estimates = burdas
+    _, numbers = burda(0, epochs=1, all_images=True)
+    json.dumps(numbers, allow_nan=False)
+    assert fits[0][1]["samples"] == 1
+    assert fits[0][1]["objective"] is None
+    x, _, found = estimates[-1]
+    assert torch.equal(x, drawn(source.test, "test"))
+    assert [k for _, k, _ in estimates] == [1000] * 4 + [5000]
+    assert numbers["test_negative_log_p"] == -found.value.mean().item()
+    assert numbers["standard_error_images"] == found.standard_error_of_mean[0]
+    assert numbers["standard_error_samples"] == found.standard_error_of_mean[1]
+    assert numbers["median_effective_samples"] == found.effective_samples.median().item()
+
+
+def test_of_many_images_of_chapter_7_a_fixed_thousand_is_estimated(burdas, monkeypatch):
+    source, _, estimates = burdas
+    many = source.test.images.repeat(45, 1, 1), source.test.labels.repeat(45)
+    source = replace(source, test=Split(*many))
+    monkeypatch.setattr(data, "load", lambda name: source)
+    burda(0, epochs=1)
+    sizes = [len(x) for x, _, _ in estimates]
+    assert sizes == [110, 20, 1000, 110]
+    assert torch.equal(estimates[2][0], fixed_subset(drawn(source.test, "test"), 1000))

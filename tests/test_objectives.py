@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy import optimize
+from scipy.special import logsumexp
 from torch.distributions import Independent, Normal, kl_divergence
 
 from vaelib import Autoencoder, Bernoulli, Gaussian, MLPDecoder, MLPEncoder
@@ -13,7 +14,9 @@ from vaelib.objectives import (
     elbo,
     elbo_at_optimal_scale,
     free_bits,
+    importance_weighted,
     kl_to_standard_normal,
+    log_prior,
     reconstruction,
 )
 
@@ -61,6 +64,14 @@ def test_the_gradient_of_the_kl_is_that_of_the_formula():
     kl_to_standard_normal(mu, logvar).sum().backward()
     torch.testing.assert_close(mu.grad, mu.detach())
     torch.testing.assert_close(logvar.grad, (logvar.detach().exp() - 1) / 2)
+
+
+@pytest.mark.parametrize("shape", [(7, 3), (2, 7, 3), (7, 1)], ids=str)
+def test_the_prior_is_the_standard_normal(shape):
+    z = 3 * torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    truth = Normal(0.0, 1.0).log_prob(z).sum(-1)
+    assert log_prior(z).shape == shape[:-1]
+    torch.testing.assert_close(log_prior(z), truth)
 
 
 @pytest.mark.parametrize(
@@ -508,3 +519,315 @@ def test_with_free_bits_bad_noise_is_refused_and_unchecked_values_are_not(
     found = objective(vae, images / 2, noise=noise, validate=False)
     asked = elbo(make_vae(likelihood=Bernoulli(grey=True)), images / 2, noise=noise)
     assert torch.equal(found.distortion, asked.distortion)
+
+
+# The importance-weighted bound
+
+BOTH = pytest.mark.parametrize("doubly", [False, True], ids=["plain", "doubly"])
+
+
+@pytest.fixture
+def spread(make_vae, images):
+    """A VAE whose weights differ a lot between samples, and six images for it."""
+    vae = make_vae(seed=5).double()
+    with torch.no_grad():
+        vae.encoder.layers[-1].bias += torch.tensor([0.8, -0.5, 0.3, -0.6])
+        vae.decoder.layers[0].weight *= 2
+    return vae, images[:6].double()
+
+
+def normal_noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, dtype=torch.float64, generator=rng)
+
+
+def parts_of_log_w(vae, x: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """-log p(x | z), log p(z) and log q(z | x), [..., B] each, from the networks alone."""
+    mu, logvar = vae.encoder(x)
+    q = Normal(mu, (logvar / 2).exp())
+    z = mu + q.stddev * noise
+    logits = vae.decoder(z)
+    loss = F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none")
+    prior = Normal(0.0, 1.0).log_prob(z).sum(-1)
+    return loss.sum((-3, -2, -1)), prior, q.log_prob(z).sum(-1)
+
+
+def log_weights(vae, x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    distortion, prior, posterior = parts_of_log_w(vae, x, noise)
+    return prior - posterior - distortion
+
+
+@BOTH
+@pytest.mark.parametrize("k", [1, 2, 7])
+def test_the_weighted_bound_equals_an_explicit_loop(spread, doubly, k):
+    (vae, x), noise = spread, normal_noise(k, 6, 2)
+    terms = importance_weighted(doubly_reparameterized=doubly)(vae, x, noise=noise)
+    assert terms.elbo.shape == (6,)
+    for b in range(6):
+        mu, logvar = (out[0].detach() for out in vae.encoder(x[b : b + 1]))
+        pixels, log_w = x[b].flatten(), []
+        for eps in noise[:, b]:
+            z = mu + (logvar / 2).exp() * eps
+            p = vae.decoder(z[None]).detach().sigmoid().flatten()
+            log_p = (pixels * p.log() + (1 - pixels) * (1 - p).log()).sum().item()
+            prior = sum(-0.5 * v * v - 0.5 * math.log(2 * math.pi) for v in z.tolist())
+            q = sum(
+                -0.5 * e * e - 0.5 * v - 0.5 * math.log(2 * math.pi)
+                for e, v in zip(eps.tolist(), logvar.tolist(), strict=True)
+            )
+            log_w.append(log_p + prior - q)
+        truth = math.log(math.fsum(math.exp(w) for w in log_w) / k)
+        assert terms.elbo[b].item() == pytest.approx(truth, rel=1e-10)
+
+
+@BOTH
+def test_with_one_sample_the_weighted_bound_is_a_draw_of_the_elbo(spread, doubly):
+    (vae, x), noise = spread, normal_noise(6, 2)
+    objective = importance_weighted(doubly_reparameterized=doubly)
+    flat, leading = (objective(vae, x, noise=eps) for eps in (noise, noise[None]))
+    distortion, prior, posterior = parts_of_log_w(vae, x, noise)
+    for terms in (flat, leading):
+        torch.testing.assert_close(terms.distortion, distortion)
+        torch.testing.assert_close(terms.rate, posterior - prior)
+    pairs = zip(gradients(vae, flat.elbo.sum()), gradients(vae, leading.elbo.sum()), strict=True)
+    assert all(torch.equal(one, two) for one, two in pairs)
+
+
+@BOTH
+def test_noise_that_is_not_given_is_one_sample_of_the_global_stream(spread, doubly):
+    vae, x = spread
+    objective = importance_weighted(doubly_reparameterized=doubly)
+    torch.manual_seed(3)
+    drawn = objective(vae, x)
+    torch.manual_seed(3)
+    given = objective(vae, x, noise=torch.randn(1, 6, 2, dtype=torch.float64))
+    assert torch.equal(drawn.elbo, given.elbo)
+    pairs = zip(gradients(vae, drawn.elbo.sum()), gradients(vae, given.elbo.sum()), strict=True)
+    assert all(torch.equal(one, two) for one, two in pairs)
+
+
+def test_more_of_the_same_samples_never_lower_the_bound(spread):
+    # log is concave, so that the log of a mean is above the mean of the logs of its parts.
+    (vae, x), noise = spread, normal_noise(16, 6, 2)
+    ladder = []
+    for k in (1, 2, 4, 8, 16):
+        groups = [importance_weighted()(vae, x, noise=group).elbo for group in noise.split(k)]
+        ladder.append(torch.stack(groups).mean(0).detach())
+    rises = torch.stack(ladder).diff(dim=0)
+    assert (rises >= 0).all()
+    assert (rises.mean(1) > 0.02).all()
+
+
+@BOTH
+@pytest.mark.parametrize("k", [1, 2, 20])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-8), (torch.float32, 1e-3)], ids=str
+)
+def test_with_the_exact_posterior_the_weighted_bound_is_log_p_of_ppca(
+    make_ppca, dtype, tolerance, k, doubly
+):
+    ppca = make_ppca(3, dtype)
+    noise = normal_noise(k, len(ppca.x), 3).to(dtype)
+    terms = importance_weighted(doubly_reparameterized=doubly)(ppca.vae, ppca.x, noise=noise)
+    torch.testing.assert_close(terms.elbo.double(), ppca.log_p, rtol=0, atol=tolerance)
+
+
+def astray(ppca) -> None:
+    """Move the posterior of probabilistic PCA away from the exact one."""
+    (layer,) = ppca.vae.encoder.layers
+    rng = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        layer.weight += 0.02 * torch.randn(layer.weight.shape, generator=rng)
+        layer.bias[2:] += torch.tensor([1.0, 0.7])
+
+
+def test_with_any_other_posterior_the_weighted_bound_rises_to_log_p_of_ppca(make_ppca):
+    ppca = make_ppca(2)
+    astray(ppca)
+    q = ppca.vae.encode(ppca.x)
+    exact = Normal(ppca.posterior_mean, ppca.posterior_std)
+    divergence = kl_divergence(Normal(q.mean, q.stddev), exact).sum(-1).mean().item()
+    assert divergence > 0.4
+    gaps = []
+    for k, n in ((1, 1797), (20, 1797), (2000, 50)):
+        with torch.no_grad():
+            terms = importance_weighted()(ppca.vae, ppca.x[:n], noise=normal_noise(k, n, 2))
+        gaps.append(ppca.log_p[:n] - terms.elbo)
+    error = 4 * gaps[0].std().item() / math.sqrt(1797)
+    assert gaps[0].mean().item() == pytest.approx(divergence, abs=error)
+    assert 0.01 < gaps[1].mean() < divergence / 3
+    assert gaps[2].mean().item() == pytest.approx(0, abs=0.01)
+
+
+@BOTH
+def test_the_two_parts_are_those_of_the_posterior_that_picks_a_sample(spread, doubly):
+    (vae, x), noise = spread, normal_noise(5, 6, 2)
+    terms = importance_weighted(doubly_reparameterized=doubly)(vae, x, noise=noise)
+    distortion, prior, posterior = parts_of_log_w(vae, x, noise)
+    share = (prior - posterior - distortion).exp()
+    share = share / share.sum(0)
+    torch.testing.assert_close(terms.distortion, (share * distortion).sum(0))
+    # The density of the one that is picked is K times its share that of q.
+    rate = (share * ((5 * share).log() + posterior - prior)).sum(0)
+    torch.testing.assert_close(terms.rate, rate)
+    bound = (prior - posterior - distortion).logsumexp(0) - math.log(5)
+    torch.testing.assert_close(terms.distortion + terms.rate, -bound)
+
+
+@BOTH
+def test_the_value_is_the_bound_and_not_the_weighted_mean_of_log_w(spread, doubly):
+    (vae, x), noise = spread, normal_noise(5, 6, 2)
+    bound = importance_weighted(doubly_reparameterized=doubly)(vae, x, noise=noise).elbo
+    log_w = log_weights(vae, x, noise)
+    share = log_w.softmax(0)
+    above = (share * log_w).sum(0) - bound
+    # By how much is known: the divergence of the shares from equal ones.
+    torch.testing.assert_close(above, (share * (5 * share).log()).sum(0))
+    assert above.mean() > 0.1
+
+
+def test_the_plain_gradient_is_that_of_the_formula_and_a_mean_weighted_by_shares(spread):
+    (vae, x), noise = spread, normal_noise(5, 6, 2)
+    found = gradients(vae, importance_weighted()(vae, x, noise=noise).elbo.sum())
+    log_w = log_weights(vae, x, noise)
+    formula = gradients(vae, (log_w.exp().sum(0) / 5).log().sum())
+    assert max(g.abs().max() for g in found) > 0.1
+    torch.testing.assert_close(found, formula)
+    # Burda et al. (2016), equation 14.
+    total = [torch.zeros_like(g) for g in found]
+    for b in range(6):
+        log_w = log_weights(vae, x[b : b + 1], noise[:, b : b + 1]).flatten()
+        weights = log_w.detach().exp()
+        for k in range(5):
+            one = gradients(vae, log_weights(vae, x[b : b + 1], noise[k, b : b + 1]).sum())
+            for sum_, g in zip(total, one, strict=True):
+                sum_ += weights[k] / weights.sum() * g
+    torch.testing.assert_close(found, total)
+
+
+def by_hand(vae, x: torch.Tensor, noise: torch.Tensor) -> list[torch.Tensor]:
+    """Sum of squared shares times dlog w/dz dz/dphi over samples and images, for the encoder."""
+    phi = list(vae.encoder.parameters())
+    total = [torch.zeros_like(p) for p in phi]
+    share = log_weights(vae, x, noise).detach().softmax(0)
+    for k, b in torch.cartesian_prod(torch.arange(len(noise)), torch.arange(len(x))).tolist():
+        mu, logvar = vae.encoder(x[b : b + 1])
+        z = mu + (logvar / 2).exp() * noise[k, b]
+        at = z.detach().requires_grad_()
+        q = Normal(mu.detach(), (logvar / 2).exp().detach())
+        loss = F.binary_cross_entropy_with_logits(vae.decoder(at), x[b : b + 1], reduction="sum")
+        log_w = Normal(0.0, 1.0).log_prob(at).sum() - q.log_prob(at).sum() - loss
+        (slope,) = torch.autograd.grad(log_w, at)
+        for sum_, g in zip(total, torch.autograd.grad(z, phi, slope), strict=True):
+            sum_ += share[k, b] ** 2 * g
+    return total
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_the_doubly_reparameterised_gradient_is_that_of_tucker_et_al_for_the_encoder_only(
+    spread, k
+):
+    (vae, x), noise = spread, normal_noise(k, 6, 2)
+    plain, doubly = (
+        importance_weighted(doubly_reparameterized=doubly)(vae, x, noise=noise).elbo
+        for doubly in (False, True)
+    )
+    torch.testing.assert_close(plain, doubly, rtol=1e-12, atol=0)
+    of_plain, of_doubly = gradients(vae, plain.sum()), gradients(vae, doubly.sum())
+    n = len(list(vae.encoder.parameters()))
+    torch.testing.assert_close(of_doubly[n:], of_plain[n:])
+    torch.testing.assert_close(of_doubly[:n], by_hand(vae, x, noise))
+    assert (of_doubly[n - 1] - of_plain[n - 1]).abs().max() > 0.1
+
+
+def test_both_gradients_of_the_encoder_have_one_mean(spread):
+    vae, x = spread
+    n = 20_000
+    x, noise, outputs = x[:1].expand(n, -1, -1, -1), normal_noise(3, n, 2), []
+    vae.encoder.layers.register_forward_hook(lambda *args: outputs.append(args[-1]))
+    bounds = [
+        importance_weighted(doubly_reparameterized=doubly)(vae, x, noise=noise).elbo.sum()
+        for doubly in (False, True)
+    ]
+    # The gradient of each copy of the image, in the encoder's output.
+    plain, doubly = (torch.autograd.grad(*pair)[0] for pair in zip(bounds, outputs, strict=True))
+    difference = plain - doubly
+    error = difference.std(0) / math.sqrt(n)
+    assert (plain.mean(0).abs() > 10 * error).any()
+    assert (difference.mean(0).abs() < 4 * error).all()
+    assert ((0.5 * plain - doubly).mean(0).abs() > 4 * error).any()
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_at_the_exact_posterior_only_the_doubly_reparameterised_gradient_sticks_the_landing(
+    make_ppca, k
+):
+    ppca = make_ppca(2)
+    noise = normal_noise(k, len(ppca.x), 2)
+    phi = list(ppca.vae.encoder.parameters())
+    sizes = []
+    for doubly in (False, True):
+        bound = importance_weighted(doubly_reparameterized=doubly)(ppca.vae, ppca.x, noise=noise)
+        found = torch.autograd.grad(bound.elbo.mean(), phi)
+        sizes.append(max(g.abs().max().item() for g in found))
+    assert sizes[0] > 1e-3
+    assert sizes[1] < 1e-12
+
+
+def test_a_frozen_encoder_leaves_the_doubly_reparameterised_gradient_of_the_decoder(spread):
+    (vae, x), noise = spread, normal_noise(4, 6, 2)
+    objective = importance_weighted(doubly_reparameterized=True)
+    theta = list(vae.decoder.parameters())
+    truth = torch.autograd.grad(objective(vae, x, noise=noise).elbo.sum(), theta)
+    vae.encoder.requires_grad_(False)
+    found = torch.autograd.grad(objective(vae, x, noise=noise).elbo.sum(), theta)
+    torch.testing.assert_close(found, truth)
+
+
+@BOTH
+@pytest.mark.parametrize("leading", [(), (3,)], ids=["one-sample", "three-samples"])
+def test_in_evaluation_mode_nothing_is_weighted(spread, doubly, leading):
+    (vae, x), noise = spread, normal_noise(*leading, 6, 2)
+    objective = importance_weighted(doubly_reparameterized=doubly)
+    truth = elbo(vae, x, noise=noise)
+    assert not torch.allclose(objective(vae, x, noise=noise).rate, truth.rate)
+    found = objective(vae.eval(), x, noise=noise)
+    assert torch.equal(found.distortion, truth.distortion)
+    assert torch.equal(found.rate, truth.rate)
+
+
+@BOTH
+def test_weights_that_underflow_give_a_finite_bound_and_gradient(make_vae, doubly):
+    # Sixteen pixels that are sure to be wrong, at 700 nats each.
+    vae, x = make_vae(seed=5), torch.ones(6, 1, 4, 4)
+    with torch.no_grad():
+        vae.decoder.layers[-1].bias.fill_(-700)
+    noise = normal_noise(5, 6, 2)
+    bound = importance_weighted(doubly_reparameterized=doubly)(vae, x, noise=noise.float()).elbo
+    found = gradients(vae, bound.sum())
+    assert all(g.isfinite().all() for g in found)
+    assert max(g.abs().max() for g in found) > 0.1
+    log_w = log_weights(vae.double(), x.double(), noise)
+    assert (log_w < -1e4).all()
+    truth = logsumexp(log_w.detach().numpy(), axis=0) - math.log(5)
+    assert bound.tolist() == pytest.approx(truth.tolist(), abs=0.01)
+
+
+@BOTH
+@pytest.mark.parametrize("training", [True, False])
+def test_the_weighted_bound_refuses_bad_images_and_noise_and_takes_unchecked_values(
+    make_vae, images, training, doubly
+):
+    vae = make_vae().train(training)
+    objective = importance_weighted(doubly_reparameterized=doubly)
+    with pytest.raises(TypeError, match=r"images are torch.uint8"):
+        objective(vae, images.to(torch.uint8))
+    with pytest.raises(ValueError, match="grey values"):
+        objective(vae, images / 2)
+    for shape in ((49, 2), (3, 1, 2), (2, 3, 50, 2)):
+        with pytest.raises(ValueError, match=r"noise has shape .*; expected \[50, 2\] or \[K, 50"):
+            objective(vae, images, noise=torch.zeros(shape))
+    noise = torch.randn(3, 50, 2)
+    found = objective(vae, images / 2, noise=noise, validate=False)
+    grey = make_vae(likelihood=Bernoulli(grey=True)).train(training)
+    assert torch.equal(found.elbo, objective(grey, images / 2, noise=noise).elbo)

@@ -1,5 +1,6 @@
 import inspect
 import math
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -104,6 +105,7 @@ def test_the_network_of_the_tensorflow_tutorial_has_its_size():
         recipes.project_c_vae,
         recipes.project_e_vae,
         recipes.m1_vae,
+        partial(recipes.burda_vae, torch.full((2, 1, 28, 28), 0.3)),
     ],
 )
 def test_the_seed_of_a_recipe_fixes_its_weights(build, rng_untouched):
@@ -361,3 +363,81 @@ def test_the_network_of_chapter_6_is_trained_as_its_profile_says(
     assert [recipe["lr"](p) for p in (0, 0.05, 0.1)] == [0, 0.002, 0.004]
     assert recipe["lr"](1.0) < 1e-12
     assert recipes.m1_training()["epochs"] == 20
+
+
+@pytest.fixture
+def grey() -> torch.Tensor:
+    """Thirty images whose first rows are black and whose last rows are white."""
+    x = torch.rand(30, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    x[:, :, :3], x[:, :, -2:] = 0, 1
+    return x
+
+
+def test_the_network_of_chapter_7_is_that_of_burda_et_al_with_one_stochastic_layer(grey):
+    vae = recipes.burda_vae(grey, seed=3)
+    size = mlp_parameters([784, 200, 200, 2 * 50], [50, 200, 200, 784])
+    assert count_parameters(vae) == size == 425_284
+    assert vae.latent_dim == 50
+    for network in (vae.encoder, vae.decoder):
+        kinds = [type(layer) for layer in network.layers]
+        assert kinds == [nn.Linear, nn.Tanh, nn.Linear, nn.Tanh, nn.Linear]
+    vae.likelihood.check(grey)
+
+
+def test_the_first_guess_of_the_network_of_chapter_7_is_the_mean_image(grey):
+    vae = recipes.burda_vae(grey, seed=3)
+    guess = vae.decoder.layers[-1].bias.sigmoid().view(28, 28)
+    mean = sum(grey[:, 0]) / 30
+    torch.testing.assert_close(guess[3:-2], mean[3:-2])
+    # Never quite sure, so that a pixel of the test images costs a finite number of nats.
+    torch.testing.assert_close(guess[:3], torch.full((3, 28), 0.001))
+    torch.testing.assert_close(guess[-2:], torch.full((2, 28), 0.999))
+    other = recipes.burda_vae(grey.flip(2), seed=3)
+    same = {
+        name: torch.equal(value, other.state_dict()[name])
+        for name, value in vae.state_dict().items()
+    }
+    assert [name for name in same if not same[name]] == ["decoder.layers.4.bias"]
+
+
+def test_redrawn_images_are_binary_and_new_at_every_draw(grey, rng_untouched):
+    rng = torch.Generator().manual_seed(5)
+    with rng_untouched():
+        first, second = (recipes.redraw(grey, rng) for _ in range(2))
+    assert set(first.unique().tolist()) == {0, 1}
+    assert (first.shape, first.dtype) == (grey.shape, grey.dtype)
+    assert not torch.equal(first, second)
+    assert torch.equal(recipes.redraw(grey, torch.Generator().manual_seed(5)), first)
+    draws = torch.stack([recipes.redraw(grey[:1], rng) for _ in range(2000)]).mean(0)
+    error = (grey[:1] * (1 - grey[:1]) / 2000).sqrt()
+    assert ((draws - grey[:1]).abs() <= 5 * error).all()
+
+
+@pytest.mark.parametrize(
+    ("profile", "batch_size", "precision"),
+    [("full", 128, "bfloat16"), ("quick", 64, "float32")],
+)
+def test_the_network_of_chapter_7_is_trained_as_its_profile_says(profile, batch_size, precision):
+    recipe = recipes.burda_training(profile)
+    assert recipe.keys() <= inspect.signature(fit).parameters.keys()
+    assert recipe["augment"] is recipes.redraw
+    assert (recipe["batch_size"], recipe["precision"]) == (batch_size, precision)
+    assert [recipe["lr"](p) for p in (0, 0.05, 0.1)] == [0, 0.002, 0.004]
+    assert recipe["lr"](1.0) < 1e-12
+    assert recipes.burda_training()["epochs"] > recipes.burda_training("quick")["epochs"] > 0
+
+
+def test_the_network_of_chapter_7_sees_new_binary_images_at_every_step(grey):
+    seen = []
+
+    def spy(model, x, **options):
+        if model.training:
+            seen.append(x.clone())
+        return elbo(model, x, **options)
+
+    recipe = recipes.burda_training("quick") | {"epochs": 3, "objective": spy}
+    fit(recipes.burda_vae(grey), grey, device="cpu", progress=False, evaluate_every=3, **recipe)
+    assert [len(x) for x in seen] == [30] * 3
+    assert all(set(x.unique().tolist()) == {0, 1} for x in seen)
+    ink = {round(x.sum().item()) for x in seen}
+    assert len(ink) == 3  # the same images in another order would have the same ink

@@ -12,7 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from vaelib import VAE, Autoencoder, Bernoulli, Gaussian, MLPDecoder, MLPEncoder, training
 from vaelib.corruption import RandomBinarization
 from vaelib.evaluation import evaluate, fixed_subset
-from vaelib.objectives import elbo, reconstruction
+from vaelib.objectives import elbo, importance_weighted, reconstruction
 from vaelib.schedules import constant, cosine, linear, one_cycle
 from vaelib.seeding import generator
 from vaelib.training import DivergenceError, History, fit, pick_device
@@ -104,6 +104,70 @@ def test_fit_equals_a_plain_loop(make_vae, images, kind, batch_size):
             step += 1
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], value, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("objective", [None, elbo, importance_weighted()])
+def test_fit_with_several_samples_equals_a_plain_loop(make_vae, images, objective):
+    beta = 1.0 if objective not in (None, elbo) else 0.5
+    model, plain = make_vae(), make_vae()
+    fit(
+        model, images, objective=objective, epochs=2, batch_size=20, samples=3, beta=beta, seed=4,
+        **QUIET,
+    )  # fmt: skip
+    optimizer = torch.optim.Adam(plain.parameters())
+    batches, noise = generator(4, "batches"), generator(4, "noise")
+    for _ in range(2):
+        order = torch.randperm(50, generator=batches)
+        for index in (order[:20], order[20:40], order[40:]):
+            x, eps = images[index], torch.randn(3, len(index), 2, generator=noise)
+            mu, logvar = plain.encoder(x)
+            z = mu + (logvar / 2).exp() * eps
+            logits = plain.decoder(z)
+            pixels = F.binary_cross_entropy_with_logits(
+                logits, x.expand_as(logits), reduction="none"
+            )
+            distortion = pixels.sum((-3, -2, -1))
+            if beta == 1.0:
+                # The constants of the two densities are the same.
+                log_ratio = -0.5 * (z.square() - eps.square() - logvar).sum(-1)
+                loss = -((log_ratio - distortion).exp().mean(0)).log().mean()
+            else:
+                kl = 0.5 * (mu**2 + logvar.exp() - 1 - logvar).sum(-1)
+                loss = distortion.mean() + beta * kl.mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("samples", "leading"), [(1, []), (2, [2]), (5, [5])])
+def test_only_a_training_step_has_several_samples_and_each_step_its_own(
+    make_vae, images, samples, leading
+):
+    trained, measured = [], []
+
+    def spy(model, x, *, noise, **options):
+        (trained if model.training else measured).append(noise.clone())
+        return elbo(model, x, noise=noise, **options)
+
+    fit(
+        make_vae(), images, test=images[:7], objective=spy, epochs=2, batch_size=20,
+        samples=samples, **QUIET,
+    )  # fmt: skip
+    assert [list(noise.shape) for noise in trained] == [[*leading, b, 2] for b in (20, 20, 10)] * 2
+    assert {tuple(noise.shape) for noise in measured} == {(7, 2)}
+    drawn = torch.cat([noise.flatten() for noise in trained])
+    assert len(drawn.unique()) == len(drawn) == 200 * samples
+    assert abs(drawn.mean().item()) < 4 / math.sqrt(len(drawn))
+    assert drawn.std().item() == pytest.approx(1, abs=4 / math.sqrt(2 * len(drawn)))
+
+
+def test_one_sample_is_the_default(make_vae, images):
+    one, two = make_vae(), make_vae()
+    fit(one, images, epochs=1, **QUIET)
+    fit(two, images, epochs=1, samples=1, **QUIET)
+    assert equal(weights(one), weights(two))
 
 
 def test_every_image_is_used_once_in_an_epoch_and_the_last_batch_is_short(make_vae):
@@ -638,7 +702,9 @@ def test_training_on_the_gpu_is_reproducible_and_agrees_with_the_cpu(make_vae, i
 # Bad arguments
 
 
-@pytest.mark.parametrize("name", ["epochs", "batch_size", "evaluate_every", "snapshot_every"])
+@pytest.mark.parametrize(
+    "name", ["epochs", "batch_size", "samples", "evaluate_every", "snapshot_every"]
+)
 @pytest.mark.parametrize("value", [0, -2, 1.5, True, "3"])
 def test_a_bad_count_is_named(make_vae, images, name, value):
     with pytest.raises(ValueError, match=f"{name} is {value!r}; expected a whole number"):

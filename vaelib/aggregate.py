@@ -112,7 +112,7 @@ def mutual_information(vae: VAE, images: Tensor, *, seed: int = 0) -> float:
 
     The aggregate posterior is replaced by the mixture over the N images themselves. Since the
     mixture holds the term of the image that z came from, no summand is above log N: more nats than
-    that cannot be seen with N images (Poole et al. 2019, section 2.3).
+    that cannot be seen with N images (Poole et al. 2019, section 2.5).
 
     Parameters
     ----------

@@ -134,7 +134,11 @@ class LogLikelihood(NamedTuple):
     value: Tensor
     """log p(x) in nats; its mean over repetitions is below the truth, and nears it as k grows."""
     standard_error: Tensor
-    """Standard deviation of the value over repetitions, in nats, estimated from the weights."""
+    """Estimate, from the weights, of the standard deviation of the value over repetitions, in nats.
+
+    It knows only of the weights that were drawn, never exceeds 1, and is too small where few
+    samples are effective.
+    """
     effective_samples: Tensor
     """(sum of weights)^2 / sum of squared weights: between 1 and k (Kong 1992)."""
 

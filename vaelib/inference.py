@@ -1,6 +1,8 @@
-"""Inference without an encoder: the best Gaussian q(z | x) for every single image."""
+"""The bound under any q(z | x), and the best q for every single image, without an encoder."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -11,6 +13,45 @@ from vaelib.objectives import kl_to_standard_normal
 from vaelib.posteriors import DiagonalNormal
 from vaelib.schedules import cosine
 from vaelib.seeding import generator
+
+
+@torch.no_grad()
+def elbo_under(
+    vae: VAE, images: Tensor, q: DiagonalNormal, *, samples: int = 50, seed: int = 0
+) -> Tensor:
+    """Estimate the bound of each image with a given q(z | x) in place of the encoder's.
+
+    Parameters
+    ----------
+    vae
+        The model.
+    images
+        ``[N, C, H, W]`` or ``[N, C*H*W]``, floating point.
+    q
+        One Gaussian for each image, ``[N, D]``.
+    samples
+        Draws of z for each image.
+    seed
+        Fixes the draws.
+
+    Returns
+    -------
+    Tensor
+        Nats, ``[N]`` on the CPU.
+    """
+    check_count("samples", samples)
+    images = checked_images(vae, images)
+    rng = generator(seed, "bound", vae.device)
+    bounds = []
+    with evaluation_mode(vae):
+        for x, mu, logvar in _in_parts(vae, images, q):
+            part = DiagonalNormal(mu, logvar, validate_args=False)
+            total = torch.zeros(len(x), device=x.device, dtype=mu.dtype)
+            for _ in range(samples):
+                noise = torch.randn(mu.shape, generator=rng, device=x.device, dtype=mu.dtype)
+                total += vae.decode(part.reparameterize(noise)).log_prob(x)
+            bounds.append(total / samples - kl_to_standard_normal(mu, logvar).sum(-1))
+    return torch.cat(bounds).cpu()
 
 
 def fit_posteriors(
@@ -30,7 +71,7 @@ def fit_posteriors(
 
     The encoder's answer is where the search starts. How far it falls short of the maximum is the
     amortisation gap, and what remains up to log p(x) is the approximation gap (Cremer et al.
-    2018).
+    2018). The search ends at a local maximum, after finitely many steps.
 
     Parameters
     ----------
@@ -60,16 +101,23 @@ def fit_posteriors(
     check_count("steps", steps)
     check_count("samples", samples)
     images = checked_images(vae, images)
-    start = posterior_of(vae, images)
     rng = generator(seed, "posteriors", vae.device)
-    parts = zip(images.split(250), start.mu.split(250), start.logvar.split(250), strict=True)
+    parts = _in_parts(vae, images, posterior_of(vae, images))
     with evaluation_mode(vae):
-        found = [
-            _ascend(vae, *(t.to(vae.device) for t in part), steps, samples, lr, rng)
-            for part in parts
-        ]
+        found = [_ascend(vae, *part, steps, samples, lr, rng) for part in parts]
     mu, logvar = (torch.cat(part).cpu() for part in zip(*found, strict=True))
     return DiagonalNormal(mu, logvar, validate_args=False)
+
+
+def _in_parts(vae: VAE, images: Tensor, q: DiagonalNormal) -> Iterator[tuple[Tensor, ...]]:
+    """Yield images, means and log-variances, 250 images at a time, on the device of the model."""
+    if q.mu.shape != (len(images), vae.latent_dim):
+        raise ValueError(
+            f"q has shape {list(q.mu.shape)}; expected [{len(images)}, {vae.latent_dim}]: "
+            "one Gaussian for each image."
+        )
+    for part in zip(images.split(250), q.mu.split(250), q.logvar.split(250), strict=True):
+        yield tuple(t.to(vae.device) for t in part)
 
 
 def _ascend(

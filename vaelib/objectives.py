@@ -156,9 +156,10 @@ def importance_weighted(*, doubly_reparameterized: bool = False) -> Objective:
     It is a bound on log p(x) that is the tighter the larger K is. The K samples are the leading
     axis of the noise; ``fit(..., samples=K)`` draws them. What is returned adds up to the bound
     itself, not to the sum of :math:`\tilde w_k \log w_k` that has the same gradient and is
-    larger. Its two parts are those of the implicit posterior that picks one of the samples with
-    probability :math:`\tilde w_k = w_k / \sum_j w_j` (Cremer et al. 2017): they belong together,
-    and train at beta = 1. A model in evaluation mode is measured by :func:`elbo`.
+    larger. The first part is the distortion of the implicit posterior that picks one of the
+    samples with probability :math:`\tilde w_k = w_k / \sum_j w_j`, the second, the rest, an upper
+    bound on its rate (Cremer et al. 2017). They belong together: train at beta = 1. A model in
+    evaluation mode is measured by :func:`elbo`.
 
     Parameters
     ----------

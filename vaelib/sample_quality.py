@@ -18,7 +18,9 @@ class SampleQuality(NamedTuple):
     precision: float
     """Share of the samples that lie where real images lie."""
     recall: float
-    """Share of the real images that lie where samples lie."""
+    """Share of the real images that lie where samples lie; outliers among the samples raise it."""
+    coverage: float
+    """Share of the real images near which there is a sample."""
     entropy_of_classes: float
     """Entropy of the mean prediction, nats: log 10 if ten classes are equally frequent."""
     entropy_per_image: float
@@ -76,7 +78,8 @@ class Judge:
         """Compare samples ``[N, 1, H, W]`` with as many real images, both with grey values."""
         p = self.probabilities(samples)
         return SampleQuality(
-            *precision_recall(self.features(real), self.features(samples)),
+            *precision_recall(*(features := (self.features(real), self.features(samples)))),
+            coverage(*features),
             float(entropy(p.mean(0))),
             float(entropy(p).mean()),
         )
@@ -107,6 +110,28 @@ def precision_recall(real: Tensor, generated: Tensor, *, k: int = 3) -> tuple[fl
     ValueError
         If a cloud has no more than k points, or the two have different numbers of features.
     """
+    _check_clouds(real, generated, k)
+    inside_real = _distances(generated, real) <= _radii(real, k)
+    inside_generated = _distances(real, generated) <= _radii(generated, k)
+    return _share(inside_real.any(1)), _share(inside_generated.any(1))
+
+
+def coverage(real: Tensor, generated: Tensor, *, k: int = 5) -> float:
+    """Measure the share of real points whose ball holds a generated point (Naeem et al. 2020).
+
+    Only real points have balls, so that an outlier among the generated ones covers nothing.
+    Takes and raises what :func:`precision_recall` does.
+    """
+    _check_clouds(real, generated, k)
+    return _share((_distances(generated, real) <= _radii(real, k)).any(0))
+
+
+def entropy(p: Tensor) -> Tensor:
+    """Return the entropy of distributions ``[..., n]`` in nats, ``[...]``."""
+    return torch.special.entr(p).sum(-1)
+
+
+def _check_clouds(real: Tensor, generated: Tensor, k: int) -> None:
     check_count("k", k)
     if min(len(real), len(generated)) <= k:
         raise ValueError(
@@ -118,20 +143,20 @@ def precision_recall(real: Tensor, generated: Tensor, *, k: int = 3) -> tuple[fl
             f"features have shapes {list(real.shape)} and {list(generated.shape)}; expected the "
             "same number for both."
         )
-    return _share_within(generated, real, k), _share_within(real, generated, k)
 
 
-def entropy(p: Tensor) -> Tensor:
-    """Return the entropy of distributions ``[..., n]`` in nats, ``[...]``."""
-    return torch.special.entr(p).sum(-1)
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    # Not by way of a matrix product: the distance of a point to itself is 0, not nearly 0.
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _share_within(points: Tensor, cloud: Tensor, k: int) -> float:
-    """Return the share of the points within a ball of the cloud."""
-    exact = "donot_use_mm_for_euclid_dist"  # the distance of a point to itself is 0, not nearly 0
-    radii = torch.cdist(cloud, cloud, compute_mode=exact).kthvalue(k + 1, dim=1).values
-    inside = torch.cdist(points, cloud, compute_mode=exact) <= radii
-    return float(inside.any(1).double().mean())
+def _radii(cloud: Tensor, k: int) -> Tensor:
+    """Return the distance of each point to its k-th nearest neighbour; the 0-th is itself."""
+    return _distances(cloud, cloud).kthvalue(k + 1, dim=1).values
+
+
+def _share(inside: Tensor) -> float:
+    return float(inside.double().mean())
 
 
 def _flat(images: Tensor):

@@ -1,0 +1,166 @@
+"""Measure everything side by side in one run, print the tables and write results/benchmarks.
+
+Contenders take turns, so that a change of the machine's speed hits all of them; the median of the
+turns is reported, and the spread beside it. The share of the machine relates the operations that
+training needs, as PyTorch counts them, to the rate of a large matrix product in the same type.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+from itertools import product
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from benchmarks.contenders import CONTENDERS, NETWORKS
+from benchmarks.jobs import Numbers, in_process
+from benchmarks.ladder import LADDER
+from vaelib.results import PUBLISHED, provenance, write_json
+from vaelib.training import pick_device
+
+
+def in_turns(jobs: list[dict[str, Any]], repeats: int) -> list[dict[str, Any]]:
+    """Run every job as often as asked, in turns; return the arguments with the medians."""
+    found: list[list[Numbers]] = [[] for _ in jobs]
+    for _ in range(repeats):
+        for numbers, job in zip(tqdm(found, desc=jobs[0]["job"]), jobs, strict=True):
+            numbers.append(in_process(**job))
+    rows = []
+    for job, numbers in zip(jobs, found, strict=True):
+        row = job | {key: statistics.median(n[key] for n in numbers) for key in numbers[0]}
+        if "images_per_second" in row:
+            rates = [n["images_per_second"] for n in numbers]
+            row["spread"] = (max(rates) - min(rates)) / 2
+        rows.append(row)
+    return rows
+
+
+def training_jobs(device: str) -> list[dict[str, Any]]:
+    """Return the comparison of contenders: networks by batch sizes by contenders."""
+    sizes = {"mlp": {"n": 20_000, "epochs": 3}, "conv": {"n": 10_000, "epochs": 2}}
+    return [
+        {"job": "training", "network": network, "batch_size": batch_size, "contender": contender}
+        | sizes[network]
+        | {"device": device}
+        for network, batch_size, contender in product(NETWORKS, (128, 1024), CONTENDERS)
+    ]
+
+
+def ladder_jobs(device: str) -> list[dict[str, Any]]:
+    """Return the loops between the example's and ours."""
+    return [
+        {"job": "ladder", "network": "mlp", "rung": rung, "batch_size": batch_size}
+        | {"n": 20_000, "epochs": 2, "device": device}
+        for batch_size, rung in product((128, 1024), LADDER)
+    ]
+
+
+def growth_jobs(device: str) -> list[dict[str, Any]]:
+    """Return how the speed of vaelib grows with the size of one thing at a time."""
+    usual = {"batch_size": 128, "latent_dim": 20, "samples": 1, "n": 20_000}
+    changes = [
+        *({"n": n} for n in (5_000, 20_000, 60_000)),
+        *({"batch_size": b} for b in (16, 128, 1024, 8192)),
+        *({"latent_dim": d} for d in (2, 20, 200)),
+        *({"samples": k, "n": 20_000 // k} for k in (1, 5, 50)),
+    ]
+    return [
+        {"job": "scale", "what": next(iter(change)), **usual, **change, "device": device}
+        for change in changes
+    ]
+
+
+def scoring_jobs(device: str) -> list[dict[str, Any]]:
+    """Return the comparison of two estimates of log p(x), with 5,000 samples each."""
+    return [
+        {"job": "scoring", "library": library, "n": n, "k": 5000, "device": device}
+        for library, n in (("pythae", 20), ("vaelib", 200))
+    ]
+
+
+def sweep_jobs(device: str) -> list[dict[str, Any]]:
+    """Return twelve models trained together and one by one."""
+    return [
+        {"job": "sweep", "way": way, "batch_size": 128, "precision": precision}
+        | {"n": 5_000, "device": device}
+        for precision, way in product(("float32", "bfloat16"), ("one by one", "together"))
+    ]
+
+
+def show(rows: list[dict[str, Any]], columns: dict[str, str]) -> None:
+    """Print rows as a table; ``columns`` maps keys to formats."""
+    print("\n" + "  ".join(f"{key:>18s}" for key in columns))
+    for row in rows:
+        cells = [
+            format(row.get(key, ""), spec if key in row else "") for key, spec in columns.items()
+        ]
+        print("  ".join(f"{cell:>18s}" for cell in cells))
+
+
+def add_ratios(rows: list[dict[str, Any]], peaks: dict[str, float]) -> None:
+    """Add to each training the ratio to the example's loop and the share of the machine's rate."""
+    for row in rows:
+        base = next(
+            other
+            for other in rows
+            if other["contender"] == "PyTorch example"
+            and all(other[key] == row[key] for key in ("network", "batch_size"))
+        )
+        row["ratio"] = row["images_per_second"] / base["images_per_second"]
+        peak = peaks["bfloat16" if "bfloat16" in row["contender"] else "float32"]
+        row["share_of_peak"] = row["images_per_second"] * row["operations_per_image"] / peak
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="auto", help="cuda or cpu; by default what there is")
+    parser.add_argument("--repeats", type=int, default=3, help="turns; medians are shown")
+    arguments = parser.parse_args()
+    device = str(pick_device(arguments.device))
+    peaks = {
+        dtype: in_process(job="matrix_product", dtype=dtype, device=device)["operations_per_second"]
+        for dtype in ("float32", "bfloat16")
+    }
+    print(
+        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {device}"
+    )
+    print("matrix product: " + ", ".join(f"{k} {v / 1e9:.0f} GFLOP/s" for k, v in peaks.items()))
+    training = in_turns(training_jobs(device), arguments.repeats)
+    add_ratios(training, peaks)
+    show(training, {
+        "network": "", "batch_size": "d", "contender": "", "images_per_second": ",.0f",
+        "spread": ",.0f", "ratio": ".2f", "share_of_peak": ".0%", "peak_bytes": ",.0f",
+        "test_negative_elbo": ".2f", "seconds_around": ".1f",
+    })  # fmt: skip
+    ladder = in_turns(ladder_jobs(device), arguments.repeats)
+    show(ladder, {"batch_size": "d", "rung": "", "images_per_second": ",.0f", "spread": ",.0f"})
+    scoring = in_turns(scoring_jobs(device), arguments.repeats)
+    show(scoring, {"library": "", "n": "d", "images_per_second": ",.2f", "peak_bytes": ",.0f"})
+    growth = in_turns(growth_jobs(device), arguments.repeats)
+    show(growth, {
+        "what": "", "n": "d", "batch_size": "d", "latent_dim": "d", "samples": "d",
+        "images_per_second": ",.0f", "peak_bytes": ",.0f",
+    })  # fmt: skip
+    sweep = in_turns(sweep_jobs(device), arguments.repeats)
+    show(sweep, {"precision": "", "way": "", "images_per_second": ",.0f"})
+    write_json(
+        PUBLISHED / "benchmarks" / f"{device}.json",
+        {
+            "provenance": provenance("full", device, 0.0),
+            "matrix_product": peaks,
+            "training": training,
+            "ladder": ladder,
+            "scoring": scoring,
+            "growth": growth,
+            "sweep": sweep,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -183,6 +183,32 @@ def test_a_page_says_what_it_was_run_on(layout):
     assert "digits" in stage.describe_run(RUN | {"profile": "quick"}, "")
 
 
+def test_a_page_gets_the_measured_tables_in_their_places(tmp_path):
+    page = "before\n<!-- benchmarks: scoring -->\nafter"
+    assert stage.with_benchmarks(page, tmp_path) == "before\nNot measured yet.\nafter"
+    row = {"library": "pythae", "n": 20, "k": 5000, "images_per_second": 1234.56, "spread": 0.5}
+    run = {
+        "provenance": {"device": "cpu", "threads": 2},
+        "matrix_product": {"float32": 177e9, "bfloat16": 2e12},
+        "scoring": [row | {"peak_bytes": 3 * 2**20}, {"library": "vaelib"}],
+    }
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "cpu.json").write_text(json.dumps(run), encoding="utf-8")
+    page = stage.with_benchmarks(page, tmp_path)
+    assert page.startswith("before\nCPU with 2 threads") and page.endswith("\nafter")
+    assert "177 in float32 and 2,000 in bfloat16, in GFLOP/s" in page
+    assert "| library | images | samples | images/s | ± | MiB |\n| --- | --: |" in page
+    assert "| pythae | 20 | 5000 | 1,234.6 | 0.5 | 3 |" in page
+    assert "| vaelib |  |  |  |  |  |" in page
+
+
+def test_every_table_that_the_page_on_speed_asks_for_is_known():
+    asked = re.findall(
+        r"<!-- benchmarks: (\w+) -->", (ROOT / "book" / "speed.md").read_text("utf-8")
+    )
+    assert sorted(asked) == sorted(stage.BENCHMARKS)
+
+
 def test_the_scoreboard_shows_every_number(tmp_path):
     assert "no published run" in stage.scoreboard(tmp_path)
     entry = {

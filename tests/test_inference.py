@@ -10,8 +10,9 @@ from torch.distributions import Normal, kl_divergence
 
 from vaelib import VAE, Bernoulli, MLPDecoder, MLPEncoder
 from vaelib.evaluation import log_likelihood, posterior_of
-from vaelib.inference import fit_posteriors
+from vaelib.inference import elbo_under, fit_posteriors
 from vaelib.objectives import elbo
+from vaelib.posteriors import DiagonalNormal
 
 
 @pytest.fixture
@@ -101,14 +102,65 @@ def test_no_image_is_worse_off_than_with_the_encoder_or_better_than_log_p(
     assert (after > before).all()
     log_p = log_p_on_a_grid(astray, x)
     assert (after < log_p + 1e-6).all()
-    # The quadrature is that of the bound of the package, by many samples.
-    noise = torch.randn(
-        4000, 50, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    # What the package says of the same posteriors, by many samples.
+    for under, truth in ((start, before), (q, after)):
+        found = elbo_under(astray, x, under, samples=1000)
+        torch.testing.assert_close(found, truth, rtol=0, atol=0.25)
+        assert found.mean().item() == pytest.approx(truth.mean().item(), abs=0.03)
+
+
+def test_the_bound_under_a_posterior_equals_an_explicit_loop(astray, images):
+    x, n = images.repeat(6, 1, 1, 1)[:260].double(), 260  # more than one pass takes
+    rng = torch.Generator().manual_seed(0)
+    mu, logvar = torch.randn(2, n, 2, dtype=torch.float64, generator=rng)
+    seen = []
+    handle = astray.decoder.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
+    found = elbo_under(astray, x, DiagonalNormal(mu, logvar), samples=3)
+    handle.remove()
+    assert [list(z.shape) for z in seen] == [[250, 2]] * 3 + [[10, 2]] * 3
+    z = torch.cat((torch.stack(seen[:3]), torch.stack(seen[3:])), dim=1)
+    noise = (z - mu) / (logvar / 2).exp()
+    assert len(noise.unique()) == noise.numel()
+    assert abs(noise.mean().item()) < 4 / math.sqrt(noise.numel())
+    assert noise.std().item() == pytest.approx(1, abs=4 / math.sqrt(2 * noise.numel()))
+    for i in (0, 7, 249, 250, 259):
+        p, pixels = astray.decoder(z[:, i]).detach().sigmoid().flatten(1), x[i].flatten()
+        log_p = (pixels * p.log() + (1 - pixels) * (1 - p).log()).sum(1).mean()
+        kl = kl_divergence(Normal(mu[i], (logvar[i] / 2).exp()), Normal(0.0, 1.0)).sum()
+        assert found[i].item() == pytest.approx((log_p - kl).item(), rel=1e-10)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_bound_under_a_posterior_depends_on_the_seed_and_on_no_mode_or_global_stream(
+    images, training, rng_untouched
+):
+    sizes = {"latent_dim": 2, "hidden": (16,), "image_shape": (1, 4, 4)}
+    vae = VAE(
+        encoder=MLPEncoder(**sizes),
+        decoder=MLPDecoder(activation=nn.Dropout, **sizes),
+        likelihood=Bernoulli(),
     )
-    with torch.no_grad():
-        draws = elbo(astray, x, noise=noise).elbo
-    error = draws.std(0) / math.sqrt(4000)
-    assert ((draws.mean(0) - before).abs() < 5 * error).all()
+    q = posterior_of(vae, images)
+    expected = elbo_under(vae.eval(), images, q, seed=3)
+    with rng_untouched():
+        found = elbo_under(vae.train(training), images.flatten(1), q, seed=3)
+    assert torch.equal(found, expected)
+    assert not torch.equal(elbo_under(vae, images, q, seed=4), expected)
+    assert all(module.training is training for module in vae.modules())
+    assert not found.requires_grad
+
+
+def test_the_bound_under_a_posterior_refuses_bad_arguments(make_vae, images):
+    vae = make_vae()
+    q = posterior_of(vae, images)
+    with pytest.raises(ValueError, match=r"samples is 0; expected a whole number"):
+        elbo_under(vae, images, q, samples=0)
+    with pytest.raises(
+        ValueError, match=r"q has shape \[50, 2\]; expected \[49, 2\]: one Gaussian"
+    ):
+        elbo_under(vae, images[1:], q)
+    with pytest.raises(ValueError, match="grey values"):
+        elbo_under(vae, images / 2, q)
 
 
 def test_without_a_code_that_matters_the_prior_is_found(make_vae, images):

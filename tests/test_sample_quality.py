@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from vaelib import data
 from vaelib.data import Dataset, Split, to_float
-from vaelib.sample_quality import Judge, SampleQuality, entropy, precision_recall
+from vaelib.sample_quality import Judge, SampleQuality, coverage, entropy, precision_recall
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +30,18 @@ def cloud(n: int, f: int = 3, *, seed: int = 0) -> Tensor:
 # Precision and recall
 
 
-def share_within(points: list, centres: list, k: int) -> float:
-    """Share of the points that lie in a ball around one of the centres, by loops."""
+def radii_of(centres: list, k: int) -> list[float]:
+    """The distance of every point to its k-th nearest neighbour, by loops."""
     radii = []
     for i, centre in enumerate(centres):
         others = [math.dist(centre, other) for j, other in enumerate(centres) if j != i]
         radii.append(sorted(others)[k - 1])
+    return radii
+
+
+def share_within(points: list, centres: list, k: int) -> float:
+    """Share of the points that lie in a ball around one of the centres, by loops."""
+    radii = radii_of(centres, k)
     inside = [
         any(math.dist(point, centre) <= r for centre, r in zip(centres, radii, strict=True))
         for point in points
@@ -52,6 +59,37 @@ def test_precision_and_recall_equal_explicit_loops(n, m, k):
     assert all(0 < share < 1 for share in found)
     assert found[0] != found[1]
     assert {type(share) for share in found} == {float}
+
+
+@pytest.mark.parametrize("k", [1, 3, 6])
+@pytest.mark.parametrize(("n", "m"), [(40, 40), (25, 60)])
+def test_the_coverage_equals_an_explicit_loop(n, m, k):
+    real, generated = cloud(n, 2), cloud(m, 2, seed=1) + torch.tensor([2.0, 0.0])
+    a, b = real.tolist(), generated.tolist()
+    covered = [
+        any(math.dist(point, centre) <= r for point in b)
+        for centre, r in zip(a, radii_of(a, k), strict=True)
+    ]
+    assert 0 < sum(covered) < n
+    assert coverage(real, generated, k=k) == pytest.approx(sum(covered) / n)
+
+
+def test_the_fifth_neighbour_is_the_default_of_the_coverage():
+    real, generated = cloud(80, 2), cloud(80, 2, seed=1) + torch.tensor([2.5, 0.0])
+    found = [coverage(real, generated, k=k) for k in (3, 5, 7)]
+    assert len(set(found)) == 3
+    assert coverage(real, generated) == found[1]
+
+
+def test_an_outlier_raises_the_recall_and_not_the_coverage():
+    real, far = cloud(100), cloud(100, seed=1) + 50
+    assert precision_recall(real, far) == (0, 0)
+    outlier = torch.cat((far[:-4], -50 - 200 * cloud(4, seed=2).abs()))
+    assert precision_recall(real, outlier)[1] > 0.5
+    assert coverage(real, real) == 1
+    assert coverage(real, far) == coverage(real, outlier) == 0
+    half = torch.cat((real, far))
+    assert 0.4 < coverage(half, cloud(300, seed=2)) <= 0.5
 
 
 def test_the_third_neighbour_is_the_default():
@@ -107,20 +145,23 @@ def test_samples_of_one_of_two_modes_are_precise_and_recall_the_other_half_not()
     ],
 )
 def test_too_few_points_are_refused(n, m, message):
-    with pytest.raises(ValueError, match=message):
-        precision_recall(cloud(n), cloud(m))
+    for measure in (precision_recall, partial(coverage, k=3)):
+        with pytest.raises(ValueError, match=message):
+            measure(cloud(n), cloud(m))
     assert precision_recall(cloud(4), cloud(4)) == (1, 1)
 
 
 def test_features_of_different_number_are_refused():
-    with pytest.raises(ValueError, match=r"features have shapes \[9, 3\] and \[9, 2\]; expected"):
-        precision_recall(cloud(9), cloud(9, 2))
+    for measure in (precision_recall, coverage):
+        with pytest.raises(ValueError, match=r"have shapes \[9, 3\] and \[9, 2\]; expected"):
+            measure(cloud(9), cloud(9, 2))
 
 
 @pytest.mark.parametrize("k", [0, -1, 1.0, True])
 def test_a_bad_neighbour_is_named(k):
-    with pytest.raises(ValueError, match=f"k is {k!r}; expected a whole number"):
-        precision_recall(cloud(9), cloud(9), k=k)
+    for measure in (precision_recall, coverage):
+        with pytest.raises(ValueError, match=f"k is {k!r}; expected a whole number"):
+            measure(cloud(9), cloud(9), k=k)
 
 
 # Entropy
@@ -187,6 +228,7 @@ def test_real_images_pass_for_real_and_constant_ones_for_nothing(judge, digits):
     assert (found.precision, found.recall) == precision_recall(
         judge.features(other), judge.features(test)
     )
+    assert found.coverage == coverage(judge.features(other), judge.features(test)) > 0.7
     assert found.entropy_of_classes == pytest.approx(scipy_entropy(p.mean(0)), rel=1e-4)
     truth = np.mean([scipy_entropy(row) for row in p.numpy()])
     assert found.entropy_per_image == pytest.approx(truth, rel=1e-4)
@@ -196,10 +238,10 @@ def test_real_images_pass_for_real_and_constant_ones_for_nothing(judge, digits):
     assert found.entropy_per_image < 0.5
     assert found.precision != found.recall
     constant = judge.assess(torch.full((400, 1, 28, 28), 0.5), other)
-    assert (constant.precision, constant.recall) == (0, 0)
+    assert (constant.precision, constant.recall, constant.coverage) == (0, 0, 0)
     assert constant.entropy_of_classes == pytest.approx(constant.entropy_per_image, rel=1e-3)
     ones = judge.assess(test[digits.test.labels[:400] == 1].repeat(10, 1, 1, 1)[:400], other)
-    assert ones.recall < 0.2 < ones.precision
+    assert max(ones.recall, ones.coverage) < 0.2 < ones.precision
     assert ones.entropy_of_classes < 1
 
 

@@ -13,10 +13,12 @@ from vaelib import VAE, Bernoulli, Gaussian, data, recipes, scoreboard
 from vaelib.aggregate import codes
 from vaelib.data import Dataset, Split, to_float
 from vaelib.evaluation import active_units, evaluate, fixed_subset, log_likelihood, posterior_of
+from vaelib.inference import elbo_under, fit_posteriors
 from vaelib.long_runs import LONG_RUNS
 from vaelib.objectives import elbo
+from vaelib.posteriors import DiagonalNormal
 from vaelib.sample_quality import Judge
-from vaelib.scoreboard import ENTRIES, IMAGES, SAMPLES, Entry, score, scored
+from vaelib.scoreboard import ENTRIES, IMAGES, SAMPLES, Entry, best_proposal, score, scored
 from vaelib.seeding import generator
 
 BERNOULLI = Bernoulli(grey=True)
@@ -56,7 +58,7 @@ def test_the_protocol_takes_a_thousand_images_and_samples():
 def test_every_score_is_what_its_function_says_on_its_own(vae, source, judge, is_binary):
     found = score(vae, source, judge, binary=is_binary, seed=3)
     json.dumps(found, allow_nan=False)
-    grey, train = to_float(source.test.images), to_float(source.train.images)
+    grey, train = to_float(source.test.images), to_float(source.train_part.images)
     train = fixed_subset(train, 40)  # as many as there are test images
     test = binary(grey) if is_binary else grey
     train = binary(train) if is_binary else train
@@ -73,18 +75,26 @@ def test_every_score_is_what_its_function_says_on_its_own(vae, source, judge, is
     few = fixed_subset(grey, 30)
     assert few.shape == (30, 1, 28, 28)
     x = binary(few)
-    q = posterior_of(vae, x if is_binary else few)
-    estimate = log_likelihood(vae, x, k=20, proposal=q, seed=3)
+    own = posterior_of(vae, x if is_binary else few)
+    candidates = [own] if is_binary else [own, posterior_of(vae, x)]
+    proposal, factor = best_proposal(vae, x, candidates)
+    estimate = log_likelihood(vae, x, k=20, proposal=proposal, seed=3)
+    assert found["proposal_widened_by"] == factor
+    assert found["scored_negative_elbo"] == -elbo_under(vae, x, own, seed=3).mean().item()
     assert found["test_negative_log_p"] == -estimate.mean
     of_images, of_samples = estimate.standard_error_of_mean
     assert found["standard_error_images"] == of_images
     assert found["standard_error_samples"] == of_samples
     assert found["median_effective_samples"] == estimate.effective_samples.median().item()
-    assert len(found) == 13
+    assert len(found) == 16
+
+
+def is_all_binary(x: Tensor) -> bool:
+    return set(x.unique().tolist()) == {0, 1}
 
 
 @pytest.mark.parametrize("is_binary", [False, True])
-def test_the_encoder_sees_images_as_in_its_training_and_the_decoder_explains_binary_ones(
+def test_the_encoder_is_measured_on_images_as_in_its_training_and_log_p_is_of_binary_ones(
     vae, source, judge, is_binary, monkeypatch
 ):
     seen, explained = [], []
@@ -96,9 +106,13 @@ def test_the_encoder_sees_images_as_in_its_training_and_the_decoder_explains_bin
 
     monkeypatch.setattr(scoreboard, "log_likelihood", spy)
     score(vae, source, judge, binary=is_binary)
-    assert all((set(x.unique().tolist()) == {0, 1}) is is_binary for x in seen)
     assert sorted({len(x) for x in seen}) == [30, 40]
-    assert [set(x.unique().tolist()) for x in explained] == [{0, 1}]
+    assert all(is_all_binary(x) is is_binary for x in seen if len(x) == 40)
+    # Only as a proposal may a code of the binary image itself do better.
+    assert [is_all_binary(x) for x in seen if len(x) == 30] == (
+        [True] if is_binary else [False, True]
+    )
+    assert all(is_all_binary(x) for x in explained)
 
 
 def test_the_score_is_an_estimate_of_log_p_of_binary_images_for_grey_codes_too(
@@ -112,6 +126,7 @@ def test_the_score_is_an_estimate_of_log_p_of_binary_images_for_grey_codes_too(
     for numbers in found:
         error = numbers["standard_error_samples"]
         assert numbers["test_negative_log_p"] == pytest.approx(truth, abs=4 * error + 1e-3)
+        assert numbers["scored_negative_elbo"] > truth
 
 
 def test_a_gaussian_has_no_log_p_of_binary_images(make_vae, source, judge):
@@ -119,8 +134,9 @@ def test_a_gaussian_has_no_log_p_of_binary_images(make_vae, source, judge):
     found = score(make_vae(image_shape=(1, 28, 28), likelihood=gaussian), source, judge)
     assert "test_negative_elbo" in found
     assert "precision" in found
-    assert not {key for key in found if "log_p" in key or "error" in key or "effective" in key}
-    assert len(found) == 9
+    words = ("log_p", "error", "effective", "scored", "proposal")
+    assert not [key for key in found if any(word in key for word in words)]
+    assert len(found) == 10
 
 
 def test_scores_depend_on_the_seed_in_what_is_drawn_and_on_no_global_stream(
@@ -147,6 +163,71 @@ def test_no_more_than_two_thousand_samples_are_judged(vae, source, judge, monkey
     monkeypatch.setattr(judge, "assess", spy)
     score(vae, replace(source, test=many), judge)
     assert sizes == [(2000, 2000)]
+
+
+# The proposal
+
+
+@pytest.fixture
+def too_sure(make_vae) -> VAE:
+    """A VAE whose posteriors are a third as wide as they should be."""
+    vae = make_vae(hidden=(16,), seed=1)
+    q = fit_posteriors(vae, torch.eye(16).view(16, 1, 4, 4), steps=100)
+    with torch.no_grad():
+        vae.encoder.layers[-1].weight.zero_()
+        vae.encoder.layers[-1].bias.copy_(torch.cat((q.mu.mean(0), q.logvar.mean(0))))
+        vae.encoder.layers[-1].bias[2:] -= 2 * math.log(3)
+    return vae
+
+
+def test_the_proposal_is_the_candidate_and_the_width_with_the_highest_estimate(vae, source):
+    x = binary(to_float(source.test.images))
+    own, other = posterior_of(vae, x), DiagonalNormal(torch.zeros(40, 2), torch.full((40, 2), -2.0))
+    for candidates in ([own], [other], [own, other], [other, own]):
+        found, factor = best_proposal(vae, x, candidates)
+        best = -math.inf
+        for q in candidates:
+            for widening in (1.0, 1.2, 1.5, 2.0, 3.0):
+                wide = DiagonalNormal(q.mu, (q.stddev * widening).square().log())
+                value = log_likelihood(vae, x, k=100, proposal=wide, seed=1).mean
+                if value > best + 1e-6:
+                    best, proposal, expected = value, wide, widening
+        assert factor == expected
+        assert torch.equal(found.mu, proposal.mu)
+        torch.testing.assert_close(found.stddev, proposal.stddev)
+
+
+def test_a_posterior_that_is_too_sure_is_widened_and_the_estimate_is_closer_to_log_p(
+    too_sure, images, log_p_on_a_grid
+):
+    own = posterior_of(too_sure, images)
+    proposal, factor = best_proposal(too_sure, images, [own])
+    assert factor in (2.0, 3.0)
+    torch.testing.assert_close(proposal.mu, own.mu)
+    torch.testing.assert_close(proposal.stddev, factor * own.stddev)
+    truth = log_p_on_a_grid(too_sure, images).mean().item()
+    before, after = (
+        log_likelihood(too_sure, images, k=100, proposal=q, seed=9) for q in (own, proposal)
+    )
+    assert before.mean < after.mean
+    assert abs(after.mean - truth) < abs(before.mean - truth)
+    assert after.effective_samples.median() > 2 * before.effective_samples.median()
+
+
+def test_the_proposal_is_chosen_on_two_hundred_images_and_made_for_all(
+    make_vae, images, monkeypatch
+):
+    vae, x, sizes = make_vae(), images.repeat(5, 1, 1, 1), []
+
+    def spy(vae, x, *, k, proposal, seed):
+        sizes.append((len(x), len(proposal.mu), k))
+        assert seed == 1  # other samples than those of the estimate
+        return log_likelihood(vae, x, k=k, proposal=proposal, seed=seed)
+
+    monkeypatch.setattr(scoreboard, "log_likelihood", spy)
+    proposal, _ = best_proposal(vae, x, [posterior_of(vae, x)])
+    assert sizes == [(200, 200, 100)] * 5
+    assert proposal.mu.shape == proposal.logvar.shape == (250, 2)
 
 
 # The entries

@@ -220,6 +220,10 @@ def log_likelihood(
             f"the proposal has shape {list(proposal.mu.shape)}; expected "
             f"[{len(images)}, {vae.latent_dim}]: one Gaussian for each image."
         )
+    if proposal.mu.dtype != vae.dtype:
+        raise TypeError(
+            f"the proposal is {proposal.mu.dtype}, the model {vae.dtype}; expected the same."
+        )
     rng = generator(seed, "importance samples", vae.device)
     at_once = min(k, 50, rows)  # samples of one image in a block; its other images fill it up
     parts = (t.split(rows // at_once) for t in (images, proposal.mu, proposal.logvar))
@@ -229,7 +233,7 @@ def log_likelihood(
             for part in zip(*parts, strict=True)
         ]
     log_sum, log_sum_of_squares = (torch.cat(part) for part in zip(*sums, strict=True))
-    effective = torch.exp(2 * log_sum - log_sum_of_squares)
+    effective = torch.exp(2 * log_sum - log_sum_of_squares).clamp(1, k)
     # The delta method, from the relative variance of the weights, k / effective - 1.
     variance = (
         (k / effective - 1).clamp(min=0) / (k - 1) if k > 1 else torch.full_like(log_sum, math.nan)
@@ -248,14 +252,14 @@ def _log_sums_of_weights(
 ) -> tuple[Tensor, Tensor]:
     """Return the logarithms of the sums of k weights and of their squares, ``[B]`` each."""
     q = DiagonalNormal(mu, logvar, validate_args=False)
-    totals = torch.full((2, len(x)), -math.inf, dtype=torch.float64, device=x.device)
+    totals = torch.full((2, len(x)), -math.inf, dtype=torch.float64)  # MPS has no float64
     for start in range(0, k, at_once):
         shape = (min(at_once, k - start), *mu.shape)
         z = q.reparameterize(torch.randn(shape, generator=rng, device=x.device, dtype=mu.dtype))
         log_w = vae.decode(z).log_prob(x) + log_prior(z) - q.log_prob(z)
         block = torch.stack((log_w.logsumexp(0), (2 * log_w).logsumexp(0)))
-        totals = torch.logaddexp(totals, block.double())
-    return totals[0].cpu(), totals[1].cpu()
+        totals = torch.logaddexp(totals, block.cpu().double())
+    return totals[0], totals[1]
 
 
 @torch.no_grad()

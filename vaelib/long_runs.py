@@ -233,9 +233,6 @@ LONG_RUNS = {
     "burda-vae-100-epochs-static": LongRun(
         partial(experiments.burda, epochs=100, static=True), (0, 1)
     ),
-    "burda-iwae-5-100-epochs": LongRun(
-        partial(experiments.burda, epochs=100, samples=5, objective=importance_weighted()), (0,)
-    ),
     **{
         f"scoreboard-{name}": LongRun(partial(scoreboard.scored, name=name), (0,))
         for name in scoreboard.ENTRIES

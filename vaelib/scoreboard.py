@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -63,6 +64,14 @@ def _published(build: Callable[[], VAE], name: str) -> Callable[[int], tuple[VAE
     return train
 
 
+def _comparison(seed: int, *, family: str, budget: int, latent_dim: int) -> tuple[VAE, None]:
+    """Train a network of chapter 3 at the learning rate that its long run has chosen."""
+    run = PUBLISHED / "long_runs" / f"comparison-{family}-{budget // 1000}k-{latent_dim}d.json"
+    recipe = recipes.comparison_training(lr=json.loads(run.read_text(encoding="utf-8"))[seed]["lr"])
+    vae = recipes.comparison_vae(family, budget, latent_dim=latent_dim, seed=seed)
+    return _fitted(vae, data.load("mnist").train_part, seed=seed, **recipe)
+
+
 def _sweep(seed: int, *, beta: float) -> tuple[VAE, None]:
     vae = recipes.comparison_vae("mlp", 800_000, latent_dim=16, seed=seed)
     return _fitted(vae, data.load("mnist").train, seed=seed, beta=beta, **recipes.sweep_training())
@@ -105,14 +114,25 @@ ENTRIES = {
         MNIST,
         partial(experiments.gaussian, scale=0.1, learned=True),
     ),
+    "conv-70k-2d": Entry(
+        3,
+        "2-D, conv, 70k",
+        MNIST,
+        _published(partial(recipes.comparison_vae, "conv", 70_000, latent_dim=2), "small-conv"),
+    ),
+    "mlp-800k-2d": Entry(
+        3,
+        "2-D, mlp, 800k",
+        MNIST,
+        partial(_comparison, family="mlp", budget=800_000, latent_dim=2),
+    ),
     **{
-        f"{family}-{budget // 1000}k-{latent_dim}d": Entry(
+        f"{family}-{budget // 1000}k-16d": Entry(
             3,
-            f"{latent_dim}-D, {family}, {budget // 1000}k",
+            f"16-D, {family}, {budget // 1000}k",
             MNIST,
-            partial(experiments.comparison, family=family, budget=budget, latent_dim=latent_dim),
+            partial(_comparison, family=family, budget=budget, latent_dim=16),
         )
-        for latent_dim in (2, 16)
         for family, budget in recipes.AROUND_MORE
     },
     "project-e": Entry(3, "2-D, project E", MNIST, partial(experiments.project_e, lr=cosine(2e-3))),

@@ -5,11 +5,16 @@ each module. Losses are per image and in nats; they are averaged once, where the
 """
 
 from vaelib.checks import check
-from vaelib.evaluation import evaluate
+from vaelib.evaluation import evaluate, log_likelihood
 from vaelib.likelihoods import Bernoulli, Gaussian
 from vaelib.models import VAE, Autoencoder
 from vaelib.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
-from vaelib.objectives import elbo, kl_to_standard_normal, reconstruction
+from vaelib.objectives import (
+    elbo,
+    importance_weighted,
+    kl_to_standard_normal,
+    reconstruction,
+)
 from vaelib.training import fit
 
 __version__ = "0.1.0"
@@ -27,6 +32,8 @@ __all__ = [
     "elbo",
     "evaluate",
     "fit",
+    "importance_weighted",
     "kl_to_standard_normal",
+    "log_likelihood",
     "reconstruction",
 ]

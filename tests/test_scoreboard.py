@@ -188,7 +188,8 @@ def test_the_proposal_is_the_candidate_and_the_width_with_the_highest_estimate(v
         best = -math.inf
         for q in candidates:
             for widening in (1.0, 1.2, 1.5, 2.0, 3.0):
-                wide = DiagonalNormal(q.mu, (q.stddev * widening).square().log())
+                stddev = torch.maximum(q.stddev, (q.stddev * widening).clamp(max=1))
+                wide = DiagonalNormal(q.mu, stddev.square().log())
                 value = log_likelihood(vae, x, k=100, proposal=wide, seed=1).mean
                 if value > best + 1e-6:
                     best, proposal, expected = value, wide, widening

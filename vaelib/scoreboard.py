@@ -265,19 +265,24 @@ def best_proposal(
     -------
     tuple
         The proposal with the highest estimate on the first 200 images from 100 samples, and the
-        factor by which its standard deviations were multiplied, one of :data:`WIDENINGS`.
+        factor by which it was :func:`widened`, one of :data:`WIDENINGS`.
     """
-    options = [
-        (DiagonalNormal(q.mu, q.logvar + 2 * math.log(factor), validate_args=False), factor)
-        for q in candidates
-        for factor in WIDENINGS
-    ]
+    options = [(widened(q, factor), factor) for q in candidates for factor in WIDENINGS]
 
     def estimate(option: tuple[DiagonalNormal, float]) -> float:
         q = DiagonalNormal(option[0].mu[:200], option[0].logvar[:200], validate_args=False)
         return log_likelihood(vae, images[:200], k=100, proposal=q, seed=1).mean
 
     return max(options, key=estimate)
+
+
+def widened(q: DiagonalNormal, factor: float) -> DiagonalNormal:
+    """Multiply the standard deviations of a posterior, but none beyond that of the prior.
+
+    A unit that is not used has the prior's already; a wider one would only waste samples.
+    """
+    logvar = (q.logvar + 2 * math.log(factor)).clamp(max=0).maximum(q.logvar)
+    return DiagonalNormal(q.mu, logvar, validate_args=False)
 
 
 def _binarized(grey: Tensor) -> Tensor:

@@ -35,7 +35,6 @@ BENCHMARKS: dict[str, dict[str, tuple[str, str]]] = {
         "loop": ("rung", ""),
         "batch": ("batch_size", "d"),
         "images/s": ("images_per_second", ",.0f"),
-        "±": ("spread", ",.0f"),
     },
     "scoring": {
         "library": ("library", ""),
@@ -58,7 +57,6 @@ BENCHMARKS: dict[str, dict[str, tuple[str, str]]] = {
         "precision": ("precision", ""),
         "way": ("way", ""),
         "images/s over all models": ("images_per_second", ",.0f"),
-        "±": ("spread", ",.0f"),
     },
 }
 """Table of a benchmark -> heading -> key of a row, and how its value is written."""

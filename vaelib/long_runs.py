@@ -229,9 +229,9 @@ LONG_RUNS = {
         (0,),
         keeps_weights=True,
     ),
-    "burda-vae-100-epochs": LongRun(partial(experiments.burda, epochs=100), (0, 1)),
+    "burda-vae-100-epochs": LongRun(partial(experiments.burda, epochs=100), (0,)),
     "burda-vae-100-epochs-static": LongRun(
-        partial(experiments.burda, epochs=100, static=True), (0, 1)
+        partial(experiments.burda, epochs=100, static=True), (0,)
     ),
     **{
         f"scoreboard-{name}": LongRun(partial(scoreboard.scored, name=name), (0,))

@@ -9,8 +9,10 @@ training needs, as PyTorch counts them, to the rate of a large matrix product in
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 import statistics
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
@@ -116,9 +118,35 @@ def add_ratios(rows: list[dict[str, Any]], peaks: dict[str, float]) -> None:
         row["share_of_peak"] = row["images_per_second"] * row["operations_per_image"] / peak
 
 
+TABLES: dict[str, tuple[Callable[[str], list[dict[str, Any]]], dict[str, str]]] = {
+    "training": (
+        training_jobs,
+        {
+            "network": "", "batch_size": "d", "contender": "", "images_per_second": ",.0f",
+            "spread": ",.0f", "ratio": ".2f", "share_of_peak": ".0%", "peak_bytes": ",.0f",
+            "test_negative_elbo": ".2f", "seconds_around": ".1f",
+        },
+    ),
+    "ladder": (ladder_jobs, {"batch_size": "d", "rung": "", "images_per_second": ",.0f"}),
+    "scoring": (
+        scoring_jobs, {"library": "", "n": "d", "images_per_second": ",.2f", "peak_bytes": ",.0f"},
+    ),
+    "growth": (
+        growth_jobs,
+        {
+            "what": "", "n": "d", "batch_size": "d", "latent_dim": "d", "samples": "d",
+            "images_per_second": ",.0f", "peak_bytes": ",.0f",
+        },
+    ),
+    "sweep": (sweep_jobs, {"precision": "", "way": "", "images_per_second": ",.0f"}),
+}  # fmt: skip
+"""Table -> its jobs, and its columns with their formats."""
+
+
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tables", nargs="*", help=f"of {', '.join(TABLES)}; all by default")
     parser.add_argument("--device", default="auto", help="cuda or cpu; by default what there is")
     parser.add_argument("--repeats", type=int, default=3, help="turns of the contenders")
     arguments = parser.parse_args()
@@ -131,36 +159,18 @@ def main() -> None:
         f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {device}"
     )
     print("matrix product: " + ", ".join(f"{k} {v / 1e9:.0f} GFLOP/s" for k, v in peaks.items()))
-    training = in_turns(training_jobs(device), arguments.repeats)
-    add_ratios(training, peaks)
-    show(training, {
-        "network": "", "batch_size": "d", "contender": "", "images_per_second": ",.0f",
-        "spread": ",.0f", "ratio": ".2f", "share_of_peak": ".0%", "peak_bytes": ",.0f",
-        "test_negative_elbo": ".2f", "seconds_around": ".1f",
-    })  # fmt: skip
-    ladder = in_turns(ladder_jobs(device), 1)
-    show(ladder, {"batch_size": "d", "rung": "", "images_per_second": ",.0f"})
-    scoring = in_turns(scoring_jobs(device), arguments.repeats)
-    show(scoring, {"library": "", "n": "d", "images_per_second": ",.2f", "peak_bytes": ",.0f"})
-    growth = in_turns(growth_jobs(device), 1)
-    show(growth, {
-        "what": "", "n": "d", "batch_size": "d", "latent_dim": "d", "samples": "d",
-        "images_per_second": ",.0f", "peak_bytes": ",.0f",
-    })  # fmt: skip
-    sweep = in_turns(sweep_jobs(device), 1)
-    show(sweep, {"precision": "", "way": "", "images_per_second": ",.0f"})
-    write_json(
-        PUBLISHED / "benchmarks" / f"{device}.json",
-        {
-            "provenance": provenance("full", device, 0.0),
-            "matrix_product": peaks,
-            "training": training,
-            "ladder": ladder,
-            "scoring": scoring,
-            "growth": growth,
-            "sweep": sweep,
-        },
-    )
+    for name in arguments.tables or TABLES:
+        jobs, columns = TABLES[name]
+        compares_libraries = name in ("training", "scoring")
+        rows = in_turns(jobs(device), arguments.repeats if compares_libraries else 1)
+        if name == "training":
+            add_ratios(rows, peaks)
+        show(rows, columns)
+        # Written table by table, so that an interrupted run keeps what it has measured.
+        path = PUBLISHED / "benchmarks" / f"{device}.json"
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        found |= {"provenance": provenance("full", device, 0.0), "matrix_product": peaks}
+        write_json(path, found | {name: rows})
 
 
 if __name__ == "__main__":

@@ -187,7 +187,8 @@ def vaelib(
     images = training_images(n)
     if compiled:  # on a copy of the weights, so that all contenders take equally many steps
         weights = {name: value.clone() for name, value in vae.state_dict().items()}
-        fit(vae, images[: 2 * batch_size], epochs=1, progress=False, **recipe)
+        both_sizes = batch_size + n % batch_size  # a whole batch and the short last one
+        fit(vae, images[:both_sizes], epochs=1, progress=False, **recipe)
         vae.load_state_dict(weights)
     return fit(vae, images, epochs=epochs, evaluate_every=epochs, progress=False, **recipe).seconds
 

@@ -66,8 +66,10 @@ def ladder(rung: str, network: str, n: int, batch_size: int, epochs: int, device
     return {"images_per_second": n * epochs / seconds}
 
 
-def scale(batch_size: int, latent_dim: int, samples: int, n: int, device: str) -> Numbers:
-    """Train the perceptron on n images, or 60 steps of them, at another size of something."""
+def scale(
+    what: str, batch_size: int, latent_dim: int, samples: int, n: int, device: str
+) -> Numbers:
+    """Train the perceptron for an epoch of n images; ``what`` is the size that differs."""
     sizes = {"latent_dim": latent_dim, "hidden": (400,)}
     vae = NETWORKS["mlp"]()
     vae = VAE(encoder=MLPEncoder(**sizes), decoder=MLPDecoder(**sizes), likelihood=vae.likelihood)

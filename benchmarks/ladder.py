@@ -41,7 +41,7 @@ LADDER = {
 
 
 def climb(vae: VAE, loop: Loop, n: int, batch_size: int, epochs: int, device: str) -> float:
-    """Train by one of the loops; return the seconds, the first step (compilation) left out."""
+    """Train by one of the loops; return the seconds, first steps (compilation) left out."""
     vae.to(device).train()
     images = training_images(n).to(device)
     optimizer = torch.optim.Adam(vae.parameters(), lr=LR, fused=loop.fused)
@@ -73,7 +73,8 @@ def climb(vae: VAE, loop: Loop, n: int, batch_size: int, epochs: int, device: st
             loss.item()
         optimizer.step()
 
-    step(images[:batch_size])
+    for size in {batch_size, n % batch_size or batch_size}:  # the last batch may be short
+        step(images[:size])
     started = time.perf_counter()
     for _ in range(epochs):
         for x in batches():

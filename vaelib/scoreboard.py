@@ -195,7 +195,7 @@ def score(
     dict
         Means over images, in nats: the negative bound of all test images and of as many training
         images, and the rate, as the model was trained, on grey or on binary images. Active units,
-        and the numbers of :class:`vaelib.sample_quality.SampleQuality`. Then for one binary version
+        and the numbers of :class:`~vaelib.sample_quality.SampleQuality`. Then for one binary version
         of :data:`IMAGES` test images: the negative bound, the estimate of -log p(x) from
         :data:`SAMPLES` samples of the best proposal (:func:`best_proposal`), and its standard
         errors. A Gaussian gives a density of grey images and no probability of a binary one; for

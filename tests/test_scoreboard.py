@@ -273,7 +273,7 @@ def fits(monkeypatch, source):
     return seen
 
 
-@pytest.mark.parametrize("beta", [0.1, 0.3, 2.0, 4.0])
+@pytest.mark.parametrize("beta", [0.1, 2.0, 4.0])
 def test_the_models_of_the_sweep_are_trained_as_in_chapter_4(fits, source, beta):
     vae, _ = ENTRIES[f"sweep-{beta:g}"].train(5)
     ((trained, images, options),) = fits
@@ -307,22 +307,19 @@ def test_the_models_of_chapter_5_are_trained_on_all_but_the_validation(
         assert (extra - elbo(vae, x, noise=noise).elbo).abs().max() > 1
 
 
-@pytest.mark.parametrize(("name", "dataset"), [("m1", "mnist"), ("fashion-m1", "fashion-mnist")])
-def test_the_model_of_chapter_6_is_trained_with_the_warp_of_its_data(fits, source, name, dataset):
-    vae, _ = ENTRIES[name].train(1)
+def test_the_model_of_chapter_6_is_trained_with_the_warp_of_its_data(fits, source):
+    vae, _ = ENTRIES["m1"].train(1)
     ((_, images, options),) = fits
     assert torch.equal(images, to_float(source.train_part.images))
     assert options["beta"] == 0.1
-    warp = recipes.m1_warp(dataset)
-    assert vae.encoder.corruption.turn == warp.turn
-    assert ENTRIES[name].dataset == dataset
+    assert vae.encoder.corruption.turn == recipes.m1_warp("mnist").turn
+    assert ENTRIES["m1"].dataset == "mnist"
 
 
 @pytest.mark.parametrize(
     ("name", "file", "build"),
     [
         ("tutorial", "tutorial-conv", recipes.tutorial_conv_vae),
-        ("tutorial-triplets", "tutorial-conv-triplets", recipes.tutorial_conv_vae),
         ("burda-vae", "burda-vae", partial(recipes.burda_vae, torch.rand(2, 1, 28, 28))),
         ("burda-iwae-50", "burda-iwae-50", partial(recipes.burda_vae, torch.rand(2, 1, 28, 28))),
     ],

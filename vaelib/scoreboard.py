@@ -87,9 +87,9 @@ def _conv_to_mlp(seed: int, *, dataset: str = "mnist", weight: float = 0.0) -> t
     return _fitted(vae, part, seed=seed, **recipe)
 
 
-def _m1(seed: int, *, dataset: str) -> tuple[VAE, None]:
-    vae = recipes.m1_vae(corruption=recipes.m1_warp(dataset), seed=seed)
-    return _fitted(vae, data.load(dataset).train_part, seed=seed, **recipes.m1_training())
+def _m1(seed: int) -> tuple[VAE, None]:
+    vae = recipes.m1_vae(corruption=recipes.m1_warp("mnist"), seed=seed)
+    return _fitted(vae, data.load("mnist").train_part, seed=seed, **recipes.m1_training())
 
 
 def _fitted(vae: VAE, split: Split, **recipe: Any) -> tuple[VAE, None]:
@@ -146,7 +146,7 @@ ENTRIES = {
     "conv-to-mlp-triplets": Entry(
         5, "16-D, conv to mlp, triplets", MNIST, partial(_conv_to_mlp, weight=30.0)
     ),
-    "m1": Entry(6, "50-D, M1, β = 0.1, warp", MNIST, partial(_m1, dataset=MNIST)),
+    "m1": Entry(6, "50-D, M1, β = 0.1, warp", MNIST, _m1),
     "burda-vae": Entry(7, "50-D, VAE", MNIST, _published(_burda, "burda-vae"), binary=True),
     "burda-iwae-50": Entry(
         7, "50-D, IWAE-50", MNIST, _published(_burda, "burda-iwae-50"), binary=True
@@ -195,8 +195,8 @@ def score(
     dict
         Means over images, in nats: the negative bound of all test images and of as many training
         images, and the rate, as the model was trained, on grey or on binary images. Active units,
-        and the numbers of :class:`~vaelib.sample_quality.SampleQuality`. Then for one binary version
-        of :data:`IMAGES` test images: the negative bound, the estimate of -log p(x) from
+        and the numbers of :class:`~vaelib.sample_quality.SampleQuality`. Then for one binary
+        version of :data:`IMAGES` test images: the negative bound, the estimate of -log p(x) from
         :data:`SAMPLES` samples of the best proposal (:func:`best_proposal`), and its standard
         errors. A Gaussian gives a density of grey images and no probability of a binary one; for
         such a model these are left out.

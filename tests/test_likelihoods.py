@@ -237,7 +237,10 @@ def test_continuous_bernoulli_sums_over_the_image_and_nothing_else():
     distribution = ContinuousBernoulli()(logits)
     pixels = TorchContinuousBernoulli(logits=logits).log_prob(x)
     assert (distribution.batch_shape, distribution.event_shape) == ((4, 3), (2, 5, 6))
-    torch.testing.assert_close(distribution.log_prob(x), pixels.sum((-3, -2, -1)))
+    # torch's formula loses digits in float32 for logits near zero.
+    torch.testing.assert_close(
+        distribution.log_prob(x), pixels.sum((-3, -2, -1)), rtol=0, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("logit", DENSITY_LOGITS)

@@ -2,8 +2,8 @@
 
 Contenders take turns, so that a change of the machine's speed hits all of them; the median of the
 turns is reported, and half their range beside it. What compares vaelib with itself is measured
-once. The share of the machine relates the operations that
-training needs, as PyTorch counts them, to the rate of a large matrix product in the same type.
+once. The share of the machine relates the operations that training needs, as PyTorch counts them,
+to the rate of a large matrix product in the same type.
 """
 
 from __future__ import annotations
@@ -169,8 +169,8 @@ def main() -> None:
         # Written table by table, so that an interrupted run keeps what it has measured.
         path = PUBLISHED / "benchmarks" / f"{device}.json"
         found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        found |= {"provenance": provenance("full", device, 0.0), "matrix_product": peaks}
-        write_json(path, found | {name: rows})
+        record = {"provenance": provenance("full", device, 0.0), "matrix_product": peaks}
+        write_json(path, found | {name: record | {"rows": rows}})
 
 
 if __name__ == "__main__":

@@ -137,20 +137,20 @@ def with_benchmarks(page: str, results: Path) -> str:
     runs = [_read_json(file) for file in files]
 
     def tables(mark: re.Match[str]) -> str:
-        return (
-            "\n".join(_benchmark_table(mark.group(1), run) for run in runs) or "Not measured yet."
-        )
+        name = mark.group(1)
+        measured = [_benchmark_table(name, run[name]) for run in runs if name in run]
+        return "\n".join(measured) or "Not measured yet."
 
     return re.sub(r"<!-- benchmarks: (\w+) -->", tables, page)
 
 
-def _benchmark_table(name: str, run: Mapping[str, Any]) -> str:
+def _benchmark_table(name: str, table: Mapping[str, Any]) -> str:
     columns = BENCHMARKS[name]
     rows = [list(columns), ["---"] + ["--:"] * (len(columns) - 1)]
-    rows += [[_show(row.get(key), form) for key, form in columns.values()] for row in run[name]]
-    peaks = run["matrix_product"]
-    rates = " and ".join(f"{rate / 1e9:,.0f} in {name}" for name, rate in peaks.items())
-    heading = f"{_device(run['provenance'])}; a large matrix product: {rates}, in GFLOP/s.\n\n"
+    rows += [[_show(row.get(key), form) for key, form in columns.values()] for row in table["rows"]]
+    peaks = table["matrix_product"]
+    rates = " and ".join(f"{rate / 1e9:,.0f} in {dtype}" for dtype, rate in peaks.items())
+    heading = f"{_device(table['provenance'])}; a large matrix product: {rates}, in GFLOP/s.\n\n"
     return heading + "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 

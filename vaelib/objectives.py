@@ -169,8 +169,8 @@ def importance_weighted(*, doubly_reparameterized: bool = False) -> Objective:
         .. math:: \sum_k \tilde w_k^2 \, \frac{\partial \log w_k}{\partial z_k}
             \frac{\partial z_k}{\partial \phi},
 
-        which has the same mean and, unlike the plain one, a signal that does not drown in its
-        noise as K grows. The value and the gradient of the decoder are the same.
+        which has the same mean as the plain one and less noise. The value and the gradient of the
+        decoder are the same.
     """
 
     def objective(

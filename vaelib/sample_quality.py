@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from sklearn.neural_network import MLPClassifier
 from torch import Tensor
@@ -76,9 +77,9 @@ class Judge:
 
     def assess(self, samples: Tensor, real: Tensor) -> SampleQuality:
         """Compare samples ``[N, 1, H, W]`` with as many real images, both with grey values."""
-        p = self.probabilities(samples)
+        p, features = self.probabilities(samples), (self.features(real), self.features(samples))
         return SampleQuality(
-            *precision_recall(*(features := (self.features(real), self.features(samples)))),
+            *precision_recall(*features),
             coverage(*features),
             float(entropy(p.mean(0))),
             float(entropy(p).mean()),
@@ -159,5 +160,5 @@ def _share(inside: Tensor) -> float:
     return float(inside.double().mean())
 
 
-def _flat(images: Tensor):
+def _flat(images: Tensor) -> np.ndarray:
     return images.detach().cpu().flatten(1).numpy()

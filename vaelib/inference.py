@@ -60,7 +60,7 @@ def fit_posteriors(
     *,
     steps: int = 300,
     samples: int = 8,
-    lr: float = 0.03,
+    lr: float = 0.1,
     seed: int = 0,
 ) -> DiagonalNormal:
     r"""Maximise the bound of each image over its own mean and log-variance, at a fixed decoder.

@@ -351,8 +351,8 @@ def burda_training(profile: str = "full") -> dict[str, Any]:
     full = profile == "full"
     return {
         "epochs": 100 if full else 25,
-        "batch_size": 128 if full else 64,
-        "lr": one_cycle(4e-3),
+        "batch_size": 256 if full else 64,
+        "lr": one_cycle(6e-3 if full else 4e-3),
         "augment": redraw,
         "precision": "bfloat16" if full else "float32",
     }

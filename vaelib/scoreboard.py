@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -22,14 +23,14 @@ from vaelib.evaluation import (
     log_likelihood,
     posterior_of,
 )
-from vaelib.inference import elbo_under
+from vaelib.inference import elbo_under, fit_posteriors
 from vaelib.likelihoods import Bernoulli
 from vaelib.models import VAE
 from vaelib.networks import count_parameters
 from vaelib.posteriors import DiagonalNormal
 from vaelib.results import PUBLISHED, provenance
 from vaelib.sample_quality import Judge
-from vaelib.schedules import one_cycle
+from vaelib.schedules import cosine, one_cycle
 from vaelib.seeding import generator
 from vaelib.supervision import elbo_with_labels
 from vaelib.training import fit, pick_device
@@ -77,19 +78,28 @@ def _sweep(seed: int, *, beta: float) -> tuple[VAE, None]:
     return _fitted(vae, data.load("mnist").train, seed=seed, beta=beta, **recipes.sweep_training())
 
 
-def _conv_to_mlp(seed: int, *, dataset: str = "mnist", weight: float = 0.0) -> tuple[VAE, None]:
-    vae, part = recipes.conv_to_mlp_vae(latent_dim=16, seed=seed), data.load(dataset).train_part
-    recipe = recipes.conv_to_mlp_training(latent_dim=16)
-    if weight:
-        loss = partial(triplet_loss, mining="batch-all", margin=1.0)
+def _conv_to_mlp(
+    seed: int, *, dataset: str, latent_dim: int, triplets: bool = False
+) -> tuple[VAE, None]:
+    """Train the network of chapter 5, with triplets by the rule and weight that served it best."""
+    vae = recipes.conv_to_mlp_vae(latent_dim=latent_dim, seed=seed)
+    part, recipe = (
+        data.load(dataset).train_part,
+        recipes.conv_to_mlp_training(latent_dim=latent_dim),
+    )
+    if triplets:
+        mining, margin, weight = (
+            ("easy-positive", 0.2, 100.0) if latent_dim == 2 else ("batch-all", 1.0, 30.0)
+        )
+        loss = partial(triplet_loss, mining=mining, margin=margin)
         objective = elbo_with_labels(loss, weight, on="mean")
         recipe |= {"labels": part.labels, "objective": objective}
     return _fitted(vae, part, seed=seed, **recipe)
 
 
-def _m1(seed: int) -> tuple[VAE, None]:
-    vae = recipes.m1_vae(corruption=recipes.m1_warp("mnist"), seed=seed)
-    return _fitted(vae, data.load("mnist").train_part, seed=seed, **recipes.m1_training())
+def _m1(seed: int, *, dataset: str) -> tuple[VAE, None]:
+    vae = recipes.m1_vae(corruption=recipes.m1_warp(dataset), seed=seed)
+    return _fitted(vae, data.load(dataset).train_part, seed=seed, **recipes.m1_training())
 
 
 def _fitted(vae: VAE, split: Split, **recipe: Any) -> tuple[VAE, None]:
@@ -99,6 +109,22 @@ def _fitted(vae: VAE, split: Split, **recipe: Any) -> tuple[VAE, None]:
 
 def _burda() -> VAE:
     return recipes.burda_vae(torch.zeros(1, 1, 28, 28))
+
+
+def _of_chapters_5_and_6(dataset: str) -> dict[str, Entry]:
+    """Return the entries of two chapters that train the same networks on both data sets."""
+    return {
+        **{
+            f"conv-to-mlp-{latent_dim}d{'-triplets' * triplets}": Entry(
+                5,
+                f"{latent_dim}-D, conv to mlp{', triplets' * triplets}",
+                dataset,
+                partial(_conv_to_mlp, dataset=dataset, latent_dim=latent_dim, triplets=triplets),
+            )
+            for latent_dim, triplets in product((2, 16), (False, True))
+        },
+        "m1": Entry(6, "50-D, M1, β = 0.1, warp", dataset, partial(_m1, dataset=dataset)),
+    }
 
 
 MNIST, FASHION = "mnist", "fashion-mnist"
@@ -114,49 +140,51 @@ ENTRIES = {
         MNIST,
         partial(experiments.gaussian, scale=0.1, learned=True),
     ),
-    "conv-70k-2d": Entry(
+    **{
+        f"{family}-{budget // 1000}k-{latent_dim}d": Entry(
+            3,
+            f"{latent_dim}-D, {family}, {budget // 1000}k",
+            MNIST,
+            partial(_comparison, family=family, budget=budget, latent_dim=latent_dim),
+        )
+        for latent_dim, (family, budget) in product((2, 16, 32), recipes.AROUND_MORE)
+    },
+    "small-conv": Entry(
         3,
-        "2-D, conv, 70k",
+        "2-D, conv, 70k, 30 epochs",
         MNIST,
         _published(partial(recipes.comparison_vae, "conv", 70_000, latent_dim=2), "small-conv"),
     ),
-    "mlp-800k-2d": Entry(
-        3,
-        "2-D, mlp, 800k",
-        MNIST,
-        partial(_comparison, family="mlp", budget=800_000, latent_dim=2),
-    ),
-    **{
-        f"{family}-{budget // 1000}k-16d": Entry(
-            3,
-            f"16-D, {family}, {budget // 1000}k",
-            MNIST,
-            partial(_comparison, family=family, budget=budget, latent_dim=16),
-        )
-        for family, budget in (("mlp", 70_000), ("mlp", 800_000), ("conv", 800_000))
-    },
+    "project-e": Entry(3, "2-D, project E", MNIST, partial(experiments.project_e, lr=cosine(2e-3))),
     **{
         f"sweep-{beta:g}": Entry(4, f"16-D, mlp, β = {beta:g}", MNIST, partial(_sweep, beta=beta))
-        for beta in (0.1, 2.0, 4.0)
+        for beta in recipes.BETAS
     },
     "tutorial": Entry(
         5, "2-D, project A", MNIST, _published(recipes.tutorial_conv_vae, "tutorial-conv")
     ),
-    "conv-to-mlp": Entry(5, "16-D, conv to mlp", MNIST, _conv_to_mlp),
-    "conv-to-mlp-triplets": Entry(
-        5, "16-D, conv to mlp, triplets", MNIST, partial(_conv_to_mlp, weight=30.0)
+    "tutorial-triplets": Entry(
+        5,
+        "2-D, project A, triplets",
+        MNIST,
+        _published(recipes.tutorial_conv_vae, "tutorial-conv-triplets"),
     ),
-    "m1": Entry(6, "50-D, M1, β = 0.1, warp", MNIST, _m1),
+    **_of_chapters_5_and_6(MNIST),
     "burda-vae": Entry(7, "50-D, VAE", MNIST, _published(_burda, "burda-vae"), binary=True),
     "burda-iwae-50": Entry(
         7, "50-D, IWAE-50", MNIST, _published(_burda, "burda-iwae-50"), binary=True
     ),
-    "fashion-project-b": Entry(
-        2, "50-D, project B", FASHION, partial(experiments.project_b, scale="softplus-logvar")
-    ),
-    "fashion-conv-to-mlp": Entry(
-        5, "16-D, conv to mlp", FASHION, partial(_conv_to_mlp, dataset=FASHION)
-    ),
+    **{
+        f"fashion-project-b{name}": Entry(
+            2, f"50-D, project B{title}", FASHION, partial(experiments.project_b, **options)
+        )
+        for name, title, options in (
+            ("", "", {"scale": "softplus-logvar"}),
+            ("-0.005", ", β = 0.005", {"scale": "softplus-logvar", "beta": 0.005}),
+            ("-no-softplus", ", no softplus", {"scale": "exp"}),
+        )
+    },
+    **{f"fashion-{name}": entry for name, entry in _of_chapters_5_and_6(FASHION).items()},
 }
 """The models that the scoreboard of chapter 7 holds, in the order of the chapters."""
 
@@ -197,7 +225,7 @@ def score(
         images, and the rate, as the model was trained, on grey or on binary images. Active units,
         and the numbers of :class:`~vaelib.sample_quality.SampleQuality`. Then for one binary
         version of :data:`IMAGES` test images: the negative bound, the estimate of -log p(x) from
-        :data:`SAMPLES` samples of the best proposal (:func:`best_proposal`), and its standard
+        :data:`SAMPLES` samples of a fitted proposal (:func:`fitted_proposal`), and its standard
         errors. A Gaussian gives a density of grey images and no probability of a binary one; for
         such a model these are left out.
     """
@@ -220,7 +248,7 @@ def score(
     few = fixed_subset(grey, IMAGES)
     x = _binarized(few)
     own = posterior_of(vae, x if binary else few)
-    proposal, factor = best_proposal(vae, x, [own] if binary else [own, posterior_of(vae, x)])
+    proposal, factor = fitted_proposal(vae, x)
     estimate = log_likelihood(vae, x, k=SAMPLES, proposal=proposal, seed=seed)
     return found | {
         "scored_negative_elbo": -float(elbo_under(vae, x, own, seed=seed).mean()),
@@ -232,14 +260,11 @@ def score(
     }
 
 
-def best_proposal(
-    vae: VAE, images: Tensor, candidates: Sequence[DiagonalNormal]
-) -> tuple[DiagonalNormal, float]:
-    """Choose a proposal for :func:`vaelib.evaluation.log_likelihood`, widened or not.
+def fitted_proposal(vae: VAE, images: Tensor) -> tuple[DiagonalNormal, float]:
+    """Search a proposal for :func:`vaelib.evaluation.log_likelihood` at a fixed decoder.
 
-    Every estimate is too low on average, so that the highest is the best but for noise. A small
-    beta makes an encoder far too sure of its codes: it must be widened, or its samples miss most
-    of p(x).
+    An encoder would lend its own faults to the estimate: one that was trained with a small beta is
+    far too sure of its codes, one that ignores where a stroke lies misses most of p(x).
 
     Parameters
     ----------
@@ -247,16 +272,17 @@ def best_proposal(
         The model.
     images
         Images ``[N, C, H, W]`` that it can be given.
-    candidates
-        Proposals, each with one Gaussian for every image.
 
     Returns
     -------
     tuple
-        The proposal with the highest estimate on the first 200 images from 100 samples, and the
-        factor by which it was :func:`widened`, one of :data:`WIDENINGS`.
+        The best Gaussian of every image (:func:`~vaelib.inference.fit_posteriors`), widened, and
+        by how much: by the factor of :data:`WIDENINGS` with the highest estimate on the first 200
+        images from 100 samples. Every estimate is too low on average, so that the highest is the
+        best but for noise.
     """
-    options = [(widened(q, factor), factor) for q in candidates for factor in WIDENINGS]
+    best = fit_posteriors(vae, images, steps=300, samples=1)
+    options = [(widened(best, factor), factor) for factor in WIDENINGS]
 
     def estimate(option: tuple[DiagonalNormal, float]) -> float:
         q = DiagonalNormal(option[0].mu[:200], option[0].logvar[:200], validate_args=False)

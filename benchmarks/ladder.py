@@ -75,6 +75,8 @@ def climb(vae: VAE, loop: Loop, n: int, batch_size: int, epochs: int, device: st
 
     for size in {batch_size, n % batch_size or batch_size}:  # the last batch may be short
         step(images[:size])
+    if device == "cuda":
+        torch.cuda.synchronize()
     started = time.perf_counter()
     for _ in range(epochs):
         for x in batches():

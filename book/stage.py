@@ -33,8 +33,8 @@ BENCHMARKS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "ladder": {
         "loop": ("rung", ""),
-        "batch": ("batch_size", "d"),
         "images/s": ("images_per_second", ",.0f"),
+        "±": ("spread", ",.0f"),
     },
     "scoring": {
         "library": ("library", ""),
@@ -51,12 +51,14 @@ BENCHMARKS: dict[str, dict[str, tuple[str, str]]] = {
         "D": ("latent_dim", "d"),
         "K": ("samples", "d"),
         "images/s": ("images_per_second", ",.0f"),
+        "±": ("spread", ",.0f"),
         "MiB": ("peak_bytes", "MiB"),
     },
     "sweep": {
         "precision": ("precision", ""),
         "way": ("way", ""),
         "images/s over all models": ("images_per_second", ",.0f"),
+        "±": ("spread", ",.0f"),
     },
 }
 """Table of a benchmark -> heading -> key of a row, and how its value is written."""

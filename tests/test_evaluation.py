@@ -697,7 +697,7 @@ def test_a_bad_number_of_samples_or_rows_is_named(vae, images, name, value):
 @pytest.mark.parametrize("shape", [(49, 2), (50, 3), (1, 2), (2,), (3, 50, 2)], ids=str)
 def test_a_proposal_that_is_not_one_for_each_image_is_refused(vae, images, shape):
     proposal = DiagonalNormal(torch.zeros(shape), torch.zeros(shape))
-    with pytest.raises(ValueError, match=r"the proposal has shape .*; expected \[50, 2\]: one G"):
+    with pytest.raises(ValueError, match=r"q has shape .*; expected \[50, 2\]: one G"):
         log_likelihood(vae, images, k=3, proposal=proposal)
 
 

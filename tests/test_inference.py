@@ -269,3 +269,17 @@ def test_the_gpu_finds_the_same_posteriors(make_vae, images):
     assert on_gpu.mu.device.type == "cpu"
     torch.testing.assert_close(on_gpu.mu, on_cpu.mu, rtol=0, atol=0.1)
     torch.testing.assert_close(on_gpu.logvar, on_cpu.logvar, rtol=0, atol=0.2)
+
+
+def test_a_posterior_of_another_precision_is_refused(make_vae, images):
+    q = DiagonalNormal(torch.zeros(50, 2).double(), torch.zeros(50, 2).double())
+    with pytest.raises(TypeError, match=r"q is torch.float64, the model torch.float32"):
+        elbo_under(make_vae(), images, q)
+
+
+def test_posteriors_are_fitted_where_gradients_are_switched_off(make_vae, images):
+    vae = make_vae()
+    with torch.no_grad():
+        q = fit_posteriors(vae, images, steps=3)
+    assert torch.equal(q.mu, fit_posteriors(vae, images, steps=3).mu)
+    assert not q.mu.requires_grad

@@ -195,7 +195,7 @@ def log_likelihood(
         the same log p(x).
     rows
         Latent vectors decoded at once, which bounds the memory. By default 1,000 on a CPU, whose
-        cache holds a small network's share of them, and 100,000 elsewhere.
+        cache holds a small network's share of them, and 20,000 elsewhere.
     seed
         Fixes the samples, for a given number of rows and kind of device.
 
@@ -211,19 +211,11 @@ def log_likelihood(
         image, or k or rows is below 1.
     """
     check_count("k", k)
-    rows = (1000 if vae.device.type == "cpu" else 100_000) if rows is None else rows
+    rows = (1000 if vae.device.type == "cpu" else 20_000) if rows is None else rows
     check_count("rows", rows)
     images = checked_images(vae, images)
     proposal = posterior_of(vae, images) if proposal is None else proposal
-    if proposal.mu.shape != (len(images), vae.latent_dim):
-        raise ValueError(
-            f"the proposal has shape {list(proposal.mu.shape)}; expected "
-            f"[{len(images)}, {vae.latent_dim}]: one Gaussian for each image."
-        )
-    if proposal.mu.dtype != vae.dtype:
-        raise TypeError(
-            f"the proposal is {proposal.mu.dtype}, the model {vae.dtype}; expected the same."
-        )
+    check_posteriors(vae, images, proposal)
     rng = generator(seed, "importance samples", vae.device)
     at_once = min(k, 50, rows)  # samples of one image in a block; its other images fill it up
     parts = (t.split(rows // at_once) for t in (images, proposal.mu, proposal.logvar))
@@ -353,6 +345,17 @@ def fixed_subset(images: Tensor, n: int) -> Tensor:
     # one, alternate between two groups of writers, and every second image has less ink.
     chosen = torch.randperm(len(images), generator=generator(0, "subset"))[:n]
     return images[chosen.to(images.device)]
+
+
+def check_posteriors(vae: VAE, images: Tensor, q: DiagonalNormal) -> None:
+    """Refuse anything but one Gaussian over the codes of the model for each image."""
+    if q.mu.shape != (len(images), vae.latent_dim):
+        raise ValueError(
+            f"q has shape {list(q.mu.shape)}; expected [{len(images)}, {vae.latent_dim}]: "
+            "one Gaussian for each image."
+        )
+    if q.mu.dtype != vae.dtype:
+        raise TypeError(f"q is {q.mu.dtype}, the model {vae.dtype}; expected the same.")
 
 
 def checked_images(model: VAE | Autoencoder, images: Tensor) -> Tensor:

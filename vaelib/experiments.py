@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -43,6 +44,10 @@ from vaelib.supervision import (
 from vaelib.sweeps import fit_sweep
 from vaelib.training import fit, pick_device
 from vaelib.triplet import triplet_loss
+
+NEAREST = partial(triplet_loss, mining="easy-positive")
+EVERY = partial(triplet_loss, mining="batch-all", margin=1.0)
+"""The rules of mining that serve the network of chapter 5 best, in the plane and in 16-D."""
 
 
 def measured(

@@ -7,7 +7,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from vaelib.evaluation import check_count, checked_images, evaluation_mode, posterior_of
+from vaelib.evaluation import (
+    check_count,
+    check_posteriors,
+    checked_images,
+    evaluation_mode,
+    posterior_of,
+)
 from vaelib.models import VAE
 from vaelib.objectives import kl_to_standard_normal
 from vaelib.posteriors import DiagonalNormal
@@ -38,9 +44,16 @@ def elbo_under(
     -------
     Tensor
         Nats, ``[N]`` on the CPU.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the images do not suit the model, q is not one Gaussian for each of them, or samples is
+        below 1.
     """
     check_count("samples", samples)
     images = checked_images(vae, images)
+    check_posteriors(vae, images, q)
     rng = generator(seed, "bound", vae.device)
     bounds = []
     with evaluation_mode(vae):
@@ -111,15 +124,11 @@ def fit_posteriors(
 
 def _in_parts(vae: VAE, images: Tensor, q: DiagonalNormal) -> Iterator[tuple[Tensor, ...]]:
     """Yield images, means and log-variances, 250 images at a time, on the device of the model."""
-    if q.mu.shape != (len(images), vae.latent_dim):
-        raise ValueError(
-            f"q has shape {list(q.mu.shape)}; expected [{len(images)}, {vae.latent_dim}]: "
-            "one Gaussian for each image."
-        )
     for part in zip(images.split(250), q.mu.split(250), q.logvar.split(250), strict=True):
         yield tuple(t.to(vae.device) for t in part)
 
 
+@torch.enable_grad()
 def _ascend(
     vae: VAE,
     x: Tensor,

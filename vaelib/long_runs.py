@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vaelib import experiments, m1_comparison, recipes, scoreboard
+from vaelib.experiments import EVERY, NEAREST
 from vaelib.models import VAE
 from vaelib.objectives import free_bits, importance_weighted
 from vaelib.results import PUBLISHED, write_json
@@ -39,8 +40,6 @@ class LongRun(NamedTuple):
     """Whether the weights of the first seed are published, because a figure needs them."""
 
 
-NEAREST = partial(triplet_loss, mining="easy-positive")
-EVERY = partial(triplet_loss, mining="batch-all", margin=1.0)
 BOUND = elbo_with_labels(triplet_loss, 0.0)
 LONG_RUNS = {
     "two-dimensional-vae": LongRun(experiments.two_dimensional_vae, seeds=(0, 1, 2)),

@@ -54,7 +54,7 @@ class Judge:
         check_count("epochs", epochs)
         self._network = MLPClassifier(hidden, batch_size=min(200, len(split)), random_state=seed)
         x, classes = to_float(split.images).flatten(1).numpy(), split.labels.unique().numpy()
-        for _ in range(epochs):
+        for _ in range(epochs):  # in the same order every time: partial_fit starts the seed anew
             self._network.partial_fit(x, split.labels.numpy(), classes=classes)
 
     def probabilities(self, images: Tensor) -> Tensor:

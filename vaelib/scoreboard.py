@@ -32,9 +32,7 @@ from vaelib.results import PUBLISHED, provenance
 from vaelib.sample_quality import Judge
 from vaelib.schedules import cosine, one_cycle
 from vaelib.seeding import generator
-from vaelib.supervision import elbo_with_labels
 from vaelib.training import fit, pick_device
-from vaelib.triplet import triplet_loss
 
 IMAGES, SAMPLES = 1000, 1000
 """Test images whose log p(x) is estimated, and samples of z for each."""
@@ -49,7 +47,7 @@ class Entry(NamedTuple):
     title: str
     dataset: str
     train: Callable[[int], tuple[VAE, Any]]
-    """Maps a seed to the trained model and its numbers."""
+    """Maps a seed to the trained model and anything else; published weights are of seed 0."""
     binary: bool = False
     """Whether its encoder was trained on binary images."""
 
@@ -68,7 +66,9 @@ def _published(build: Callable[[], VAE], name: str) -> Callable[[int], tuple[VAE
 def _comparison(seed: int, *, family: str, budget: int, latent_dim: int) -> tuple[VAE, None]:
     """Train a network of chapter 3 at the learning rate that its long run has chosen."""
     run = PUBLISHED / "long_runs" / f"comparison-{family}-{budget // 1000}k-{latent_dim}d.json"
-    recipe = recipes.comparison_training(lr=json.loads(run.read_text(encoding="utf-8"))[seed]["lr"])
+    records = json.loads(run.read_text(encoding="utf-8"))
+    (lr,) = (record["lr"] for record in records if record["seed"] == seed)
+    recipe = recipes.comparison_training(lr=lr)
     vae = recipes.comparison_vae(family, budget, latent_dim=latent_dim, seed=seed)
     return _fitted(vae, data.load("mnist").train_part, seed=seed, **recipe)
 
@@ -76,25 +76,6 @@ def _comparison(seed: int, *, family: str, budget: int, latent_dim: int) -> tupl
 def _sweep(seed: int, *, beta: float) -> tuple[VAE, None]:
     vae = recipes.comparison_vae("mlp", 800_000, latent_dim=16, seed=seed)
     return _fitted(vae, data.load("mnist").train, seed=seed, beta=beta, **recipes.sweep_training())
-
-
-def _conv_to_mlp(
-    seed: int, *, dataset: str, latent_dim: int, triplets: bool = False
-) -> tuple[VAE, None]:
-    """Train the network of chapter 5, with triplets by the rule and weight that served it best."""
-    vae = recipes.conv_to_mlp_vae(latent_dim=latent_dim, seed=seed)
-    part, recipe = (
-        data.load(dataset).train_part,
-        recipes.conv_to_mlp_training(latent_dim=latent_dim),
-    )
-    if triplets:
-        mining, margin, weight = (
-            ("easy-positive", 0.2, 100.0) if latent_dim == 2 else ("batch-all", 1.0, 30.0)
-        )
-        loss = partial(triplet_loss, mining=mining, margin=margin)
-        objective = elbo_with_labels(loss, weight, on="mean")
-        recipe |= {"labels": part.labels, "objective": objective}
-    return _fitted(vae, part, seed=seed, **recipe)
 
 
 def _m1(seed: int, *, dataset: str) -> tuple[VAE, None]:
@@ -115,13 +96,24 @@ def _of_chapters_5_and_6(dataset: str) -> dict[str, Entry]:
     """Return the entries of two chapters that train the same networks on both data sets."""
     return {
         **{
-            f"conv-to-mlp-{latent_dim}d{'-triplets' * triplets}": Entry(
+            f"conv-to-mlp-{latent_dim}d{'-triplets' * bool(loss)}": Entry(
                 5,
-                f"{latent_dim}-D, conv to mlp{', triplets' * triplets}",
+                f"{latent_dim}-D, conv to mlp{', triplets' * bool(loss)}",
                 dataset,
-                partial(_conv_to_mlp, dataset=dataset, latent_dim=latent_dim, triplets=triplets),
+                partial(
+                    experiments.conv_to_mlp,
+                    dataset=dataset,
+                    latent_dim=latent_dim,
+                    loss=loss,
+                    weight=weight,
+                ),
             )
-            for latent_dim, triplets in product((2, 16), (False, True))
+            for latent_dim, loss, weight in (
+                (2, None, 0.0),
+                (2, experiments.NEAREST, 100.0),
+                (16, None, 0.0),
+                (16, experiments.EVERY, 30.0),
+            )
         },
         "m1": Entry(6, "50-D, M1, β = 0.1, warp", dataset, partial(_m1, dataset=dataset)),
     }
@@ -222,9 +214,11 @@ def score(
     -------
     dict
         Means over images, in nats: the negative bound of all test images and of as many training
-        images, and the rate, as the model was trained, on grey or on binary images. Active units,
-        and the numbers of :class:`~vaelib.sample_quality.SampleQuality`. Then for one binary
-        version of :data:`IMAGES` test images: the negative bound, the estimate of -log p(x) from
+        images, and the rate, as the model was trained, on grey or on binary images. (Two recipes,
+        those of projects A and D, leave a tenth of these training images out.) Active units, and
+        the numbers of :class:`~vaelib.sample_quality.SampleQuality`. Then for one binary version
+        of :data:`IMAGES` test images: the negative bound, with the encoder's answer to the grey or
+        the binary image, as it was trained; the estimate of -log p(x) from
         :data:`SAMPLES` samples of a fitted proposal (:func:`fitted_proposal`), and its standard
         errors. A Gaussian gives a density of grey images and no probability of a binary one; for
         such a model these are left out.

@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("tables", nargs="*", help=f"of {', '.join(TABLES)}; all by default")
     default = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", choices=("cuda", "cpu"), default=default)
-    parser.add_argument("--repeats", type=int, default=3, help="turns of the jobs")
+    parser.add_argument("--repeats", type=int, default=2, help="turns of the jobs")
     arguments = parser.parse_args()
     device = arguments.device
     peaks = {

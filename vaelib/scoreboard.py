@@ -127,10 +127,7 @@ ENTRIES = {
         2, "128-D, project D", MNIST, partial(experiments.project_d, lr=one_cycle(2e-3), epochs=40)
     ),
     "gaussian": Entry(
-        2,
-        "128-D, Gaussian, learned scale",
-        MNIST,
-        partial(experiments.gaussian, scale=0.1, learned=True),
+        2, "128-D, Gaussian", MNIST, partial(experiments.gaussian, scale=0.1, learned=True)
     ),
     **{
         f"{family}-{budget // 1000}k-{latent_dim}d": Entry(

@@ -350,7 +350,7 @@ def burda_training(profile: str = "full") -> dict[str, Any]:
     """Return the arguments of :func:`vaelib.training.fit` for the network of chapter 7."""
     full = profile == "full"
     return {
-        "epochs": 80 if full else 25,
+        "epochs": 100 if full else 25,
         "batch_size": 256 if full else 64,
         "lr": one_cycle(6e-3 if full else 4e-3),
         "augment": redraw,

@@ -50,7 +50,7 @@ publish: $(INSTALLED)  ## Maintainers: full run of the chapters, copied to noteb
 long-runs: $(INSTALLED)  ## Train what the chapters cannot train live; resumable, a GPU helps
 	$(BIN)/python -m vaelib.long_runs $(ARGS)
 
-benchmarks: $(INSTALLED)  ## Speed and quality against other implementations, a quarter of an hour
+benchmarks: $(INSTALLED)  ## Speed and quality against other implementations, twenty minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[benchmarks]"
 	$(BIN)/python -m benchmarks $(ARGS)
 

@@ -96,23 +96,22 @@ def _of_chapters_5_and_6(dataset: str) -> dict[str, Entry]:
     """Return the entries of two chapters that train the same networks on both data sets."""
     return {
         **{
-            f"conv-to-mlp-{latent_dim}d{'-triplets' * bool(loss)}": Entry(
-                5,
-                f"{latent_dim}-D, conv to mlp{', triplets' * bool(loss)}",
-                dataset,
-                partial(
-                    experiments.conv_to_mlp,
-                    dataset=dataset,
-                    latent_dim=latent_dim,
-                    loss=loss,
-                    weight=weight,
-                ),
+            f"conv-to-mlp-{name}": Entry(
+                5, title, dataset, partial(experiments.conv_to_mlp, dataset=dataset, **options)
             )
-            for latent_dim, loss, weight in (
-                (2, None, 0.0),
-                (2, experiments.NEAREST, 100.0),
-                (16, None, 0.0),
-                (16, experiments.EVERY, 30.0),
+            for name, title, options in (
+                ("2d", "2-D, conv to mlp", {"latent_dim": 2}),
+                (
+                    "2d-triplets",
+                    "2-D, conv to mlp, triplets",
+                    {"latent_dim": 2, "loss": experiments.NEAREST, "weight": 100.0},
+                ),
+                ("16d", "16-D, conv to mlp", {"latent_dim": 16}),
+                (
+                    "16d-triplets",
+                    "16-D, conv to mlp, triplets",
+                    {"latent_dim": 16, "loss": experiments.EVERY, "weight": 30.0},
+                ),
             )
         },
         "m1": Entry(6, "50-D, M1, β = 0.1, warp", dataset, partial(_m1, dataset=dataset)),

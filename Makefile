@@ -6,11 +6,13 @@ INSTALLED := $(VENV)/.installed
 
 # auto: the full profile where MNIST is present or can be downloaded, else quick (digits).
 PROFILE ?= auto
+# For "make versions": lowest, colab or newest.
+VERSIONS ?= lowest
 # Further options of "python -m book execute", for instance: ARGS="-p seed=1 01_vae_theory"
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install book html test check-book publish long-runs benchmarks badges clean
+.PHONY: help install book html test check-book publish long-runs benchmarks versions badges clean
 .DELETE_ON_ERROR:
 
 help:  ## Show this list
@@ -19,9 +21,9 @@ help:  ## Show this list
 install: $(INSTALLED)  ## Build .venv and install the package with its tools (the others do it too)
 
 $(INSTALLED): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and \
-	    "Python 3.10 or newer is needed, this is " + sys.version.split()[0] + \
-	    ". Name another one: make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	    "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + \
+	    ". Name another one: make PYTHON=python3.13")'
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV): some minutes, mostly for torch"
 	$(BIN)/python -m pip install --disable-pip-version-check --editable ".[book,test,dev]"
@@ -53,6 +55,9 @@ long-runs: $(INSTALLED)  ## Train what the chapters cannot train live; resumable
 benchmarks: $(INSTALLED)  ## Speed and quality against other implementations, twenty minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[benchmarks]"
 	$(BIN)/python -m benchmarks $(ARGS)
+
+versions:  ## Run every chapter in quick on other versions: VERSIONS=lowest, colab or newest
+	$(PYTHON) book/versions.py $(VERSIONS)
 
 badges: $(INSTALLED)  ## Rewrite badges and set-up cells after the address in _config.yml changed
 	$(BIN)/python -m book badges

@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="a value for the parameters cell of the chapters",
     )
+    execute.add_argument("--out", type=Path, default=CHECKOUT.executed, help="another folder")
     execute.add_argument("--force", action="store_true", help="run unchanged chapters as well")
     execute.set_defaults(run=_execute)
 
@@ -64,7 +65,7 @@ def _execute(options: argparse.Namespace) -> None:
         sys.exit(str(error))
     failed = execute(
         chapters,
-        CHECKOUT.executed,
+        options.out,
         profile=resolve_profile(options.profile),
         parameters=parameters,
         force=options.force,

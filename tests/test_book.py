@@ -5,7 +5,7 @@ import json
 import os
 import re
 import subprocess
-import sys
+import tomllib
 from pathlib import Path
 
 import nbformat
@@ -308,10 +308,6 @@ def test_pins_stand_in_one_place():
 
 
 def test_the_package_gives_lower_bounds_only():
-    if sys.version_info < (3, 11):
-        pytest.skip("tomllib is in the standard library from Python 3.11 on")
-    import tomllib
-
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert all(re.fullmatch(r"[\w-]+>=[\d.]+", name) for name in project["dependencies"])
 

@@ -68,7 +68,7 @@ def test_the_wide_network_takes_another_likelihood_and_makes_an_autoencoder():
 
 def test_only_the_full_profile_trains_the_wide_network_as_long_as_asked():
     full, quick = (recipes.wide_training(profile, epochs=7) for profile in ("full", "quick"))
-    assert (full["epochs"], full["batch_size"], full["precision"]) == (7, 128, "bfloat16")
+    assert (full["epochs"], full["batch_size"], full["precision"]) == (7, 128, "auto")
     assert (quick["epochs"], quick["batch_size"], quick["precision"]) == (10, 64, "float32")
     for recipe in (full, quick):
         assert [recipe["lr"](p) for p in (0, 0.05, 0.1)] == [0, 0.001, 0.002]
@@ -227,7 +227,7 @@ def test_the_betas_of_the_sweep_rise_from_no_rate_past_the_bound():
     assert 1 in betas
 
 
-@pytest.mark.parametrize(("profile", "precision"), [("full", "bfloat16"), ("quick", "float32")])
+@pytest.mark.parametrize(("profile", "precision"), [("full", "auto"), ("quick", "float32")])
 def test_the_sweep_is_trained_with_a_warm_up_and_keeps_full_precision_on_a_cpu(profile, precision):
     recipe = recipes.sweep_training(profile)
     assert recipe.keys() <= inspect.signature(fit_sweep).parameters.keys()
@@ -254,7 +254,7 @@ def test_the_network_of_chapter_5_has_convolutions_in_and_a_perceptron_out(laten
 
 
 @pytest.mark.parametrize("latent_dim", [2, 16])
-@pytest.mark.parametrize(("profile", "precision"), [("full", "bfloat16"), ("quick", "float32")])
+@pytest.mark.parametrize(("profile", "precision"), [("full", "auto"), ("quick", "float32")])
 def test_the_network_of_chapter_5_is_trained_in_the_precision_of_its_profile(
     latent_dim, profile, precision
 ):
@@ -350,7 +350,7 @@ def test_digits_are_warped_more_than_clothes(dataset, degrees, factor, slant, sh
 
 @pytest.mark.parametrize(
     ("profile", "epochs", "batch_size", "precision"),
-    [("full", 20, 128, "bfloat16"), ("quick", 20, 64, "float32")],
+    [("full", 20, 128, "auto"), ("quick", 20, 64, "float32")],
 )
 def test_the_network_of_chapter_6_is_trained_as_its_profile_says(
     profile, epochs, batch_size, precision
@@ -415,7 +415,7 @@ def test_redrawn_images_are_binary_and_new_at_every_draw(grey, rng_untouched):
 
 @pytest.mark.parametrize(
     ("profile", "batch_size", "precision", "peak"),
-    [("full", 256, "bfloat16", 0.006), ("quick", 64, "float32", 0.004)],
+    [("full", 256, "auto", 0.006), ("quick", 64, "float32", 0.004)],
 )
 def test_the_network_of_chapter_7_is_trained_as_its_profile_says(
     profile, batch_size, precision, peak

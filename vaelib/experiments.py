@@ -22,6 +22,7 @@ from vaelib.evaluation import (
     posterior_scale,
     reconstruction_rmse,
 )
+from vaelib.hardware import pick_device
 from vaelib.likelihoods import Gaussian
 from vaelib.models import VAE
 from vaelib.networks import count_parameters, initialize, mlp
@@ -42,7 +43,7 @@ from vaelib.supervision import (
     elbo_with_labels,
 )
 from vaelib.sweeps import fit_sweep
-from vaelib.training import fit, pick_device
+from vaelib.training import fit
 from vaelib.triplet import triplet_loss
 
 NEAREST = partial(triplet_loss, mining="easy-positive")
@@ -257,13 +258,13 @@ def gaussian(
 def project_d(seed: int, *, lr: Schedule, epochs: int) -> tuple[VAE, dict[str, Any]]:
     """Train project D's network on its 55,000 images, in batches of 100."""
     train, test = images("mnist")
-    recipe = {"epochs": epochs, "batch_size": 100, "lr": lr, "precision": "bfloat16"}
+    recipe = {"epochs": epochs, "batch_size": 100, "lr": lr, "precision": "auto"}
     return measured(recipes.wide_vae(seed=seed), train[:55_000], test, seed=seed, **recipe)
 
 
 def project_b(seed: int, *, scale: str, beta: float = 1.0) -> tuple[VAE, dict[str, Any]]:
     """Train project B's network on Fashion-MNIST by its recipe."""
-    recipe = {"epochs": 25, "batch_size": 128, "lr": 1e-3, "precision": "bfloat16"}
+    recipe = {"epochs": 25, "batch_size": 128, "lr": 1e-3, "precision": "auto"}
     recipe |= {"objective": recipes.project_b_objective, "beta": beta}
     train, test = images("fashion-mnist")
     vae = recipes.project_b_vae(scale=scale, seed=seed)
@@ -291,7 +292,7 @@ def tutorial_conv(seed: int, *, weight: float = 0.0) -> tuple[VAE, dict[str, Any
     source = data.load("mnist")
     train = Split(source.train.images[:54_000], source.train.labels[:54_000])
     vae = recipes.tutorial_conv_vae(seed=seed)
-    recipe = {"epochs": 100, "batch_size": 128, "lr": 1e-4, "precision": "bfloat16"}
+    recipe = {"epochs": 100, "batch_size": 128, "lr": 1e-4, "precision": "auto"}
     if weight:
         objective = elbo_with_labels(triplet_loss, weight)
         recipe |= {"labels": train.labels, "objective": objective}
@@ -340,7 +341,7 @@ def learning_rates(seed: int) -> tuple[VAE, dict[str, Any]]:
 
 def project_e(seed: int, *, lr: Schedule, beta: float = 1.0) -> tuple[VAE, dict[str, Any]]:
     """Train project E's multilayer perceptron: batches of 100, 30 epochs."""
-    recipe = {"epochs": 30, "batch_size": 100, "lr": lr, "beta": beta, "precision": "bfloat16"}
+    recipe = {"epochs": 30, "batch_size": 100, "lr": lr, "beta": beta, "precision": "auto"}
     return measured(recipes.project_e_vae(seed=seed), *images("mnist"), seed=seed, **recipe)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from vaelib import data, experiments, recipes
 from vaelib.data import Dataset, Split, to_float
 from vaelib.evaluation import active_units, posterior_of
+from vaelib.hardware import pick_device
 from vaelib.likelihoods import Bernoulli
 from vaelib.models import VAE
 from vaelib.networks import MLPDecoder, MLPEncoder, initialize, mlp
@@ -34,7 +35,7 @@ from vaelib.semisupervised import (
 )
 from vaelib.separation import root_mean_square
 from vaelib.supervision import classification_loss, labels_alone
-from vaelib.training import fit, pick_device
+from vaelib.training import fit
 
 Labelled = tuple[np.ndarray | Tensor, Tensor]
 """What a classifier sees of each example, ``[N, ...]``, and the class numbers ``[N]``."""
@@ -100,7 +101,7 @@ def project_b_repaired(
     """Train project B's network without its softplus, on 50,000 images, and classify the means."""
     source = data.load("fashion-mnist")
     vae = recipes.project_b_vae(scale="exp", seed=seed)
-    recipe = {"epochs": 25, "batch_size": 128, "lr": 1e-3, "precision": "bfloat16", "beta": beta}
+    recipe = {"epochs": 25, "batch_size": 128, "lr": 1e-3, "precision": "auto", "beta": beta}
     if decay:
         recipe["objective"] = recipes.project_b_objective
     train, test = (

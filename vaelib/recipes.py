@@ -50,7 +50,7 @@ def two_dimensional_training(profile: str = "full") -> dict[str, Any]:
         "batch_size": 512 if full else 64,
         "lr": one_cycle(4e-3),
         "weight_decay": 0.01,
-        "precision": "bfloat16" if full else "float32",
+        "precision": "auto" if full else "float32",
     }
 
 
@@ -75,7 +75,7 @@ def wide_training(profile: str = "full", *, epochs: int) -> dict[str, Any]:
         "epochs": epochs if full else 10,
         "batch_size": 128 if full else 64,
         "lr": one_cycle(2e-3),
-        "precision": "bfloat16" if full else "float32",
+        "precision": "auto" if full else "float32",
     }
 
 
@@ -180,7 +180,7 @@ def comparison_training(profile: str = "full", *, lr: float = 8e-3) -> dict[str,
         "batch_size": 128 if full else 64,
         "lr": one_cycle(lr),
         "weight_decay": 0.01,
-        "precision": "bfloat16" if full else "float32",
+        "precision": "auto" if full else "float32",
     }
 
 
@@ -201,7 +201,7 @@ def sweep_training(profile: str = "full") -> dict[str, Any]:
         "batch_size": 128 if full else 64,
         "lr": one_cycle(8e-3),
         "weight_decay": 0.01,
-        "precision": "bfloat16" if full else "float32",
+        "precision": "auto" if full else "float32",
     }
 
 
@@ -272,7 +272,7 @@ def conv_to_mlp_training(profile: str = "full", *, latent_dim: int) -> dict[str,
         "batch_size": 128 if full else 64,
         "lr": one_cycle(4e-3 if plane else 8e-3),
         "weight_decay": 0.01,
-        "precision": "bfloat16" if full else "float32",
+        "precision": "auto" if full else "float32",
     }
 
 
@@ -309,7 +309,7 @@ def m1_training(profile: str = "full") -> dict[str, Any]:
         "lr": one_cycle(4e-3),
         "beta": 0.1,
         "weight_decay": 0.01,
-        "precision": "bfloat16" if full else "float32",
+        "precision": "auto" if full else "float32",
     }
 
 
@@ -354,5 +354,5 @@ def burda_training(profile: str = "full") -> dict[str, Any]:
         "batch_size": 256 if full else 64,
         "lr": one_cycle(6e-3 if full else 4e-3),
         "augment": redraw,
-        "precision": "bfloat16" if full else "float32",
+        "precision": "auto" if full else "float32",
     }

@@ -23,6 +23,7 @@ from vaelib.evaluation import (
     log_likelihood,
     posterior_of,
 )
+from vaelib.hardware import pick_device
 from vaelib.inference import elbo_under, fit_posteriors
 from vaelib.likelihoods import Bernoulli
 from vaelib.models import VAE
@@ -32,7 +33,7 @@ from vaelib.results import PUBLISHED, provenance
 from vaelib.sample_quality import Judge
 from vaelib.schedules import cosine, one_cycle
 from vaelib.seeding import generator
-from vaelib.training import fit, pick_device
+from vaelib.training import fit
 
 IMAGES, SAMPLES = 1000, 1000
 """Test images whose log p(x) is estimated, and samples of z for each."""

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from tqdm import tqdm
 
+from vaelib.hardware import pick_device, pick_precision
 from vaelib.models import VAE
 from vaelib.objectives import elbo
 from vaelib.schedules import Schedule, constant
 from vaelib.seeding import generator
-from vaelib.training import DivergenceError, check_recipe, pick_device, resident, visibility
+from vaelib.training import DivergenceError, check_recipe, resident, visibility
 
 Named = dict[str, Tensor]
 
@@ -60,9 +61,10 @@ def fit_sweep(
         If there is not one beta for each model, the architectures differ, or the images do not
         suit them.
     """
-    check_recipe(epochs, batch_size, precision)
+    check_recipe(epochs, batch_size)
     _check_models(vaes, betas)
     device = pick_device(device)
+    precision = pick_precision(precision, device)
     for vae in vaes:
         vae.to(device).train()
     images = resident(vaes[0], images, device)

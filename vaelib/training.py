@@ -15,12 +15,12 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from tqdm import tqdm
 
 from vaelib.evaluation import Report, check_count, checked_images, evaluate, fixed_subset
+from vaelib.hardware import pick_device, pick_precision
 from vaelib.models import VAE, Autoencoder
 from vaelib.objectives import Objective, objective_of
 from vaelib.schedules import Schedule, constant
 from vaelib.seeding import generator
 
-PRECISIONS = ("float32", "bfloat16")
 GUARD_EVERY = 100
 """Steps between two looks at the losses; a look makes an accelerator wait."""
 
@@ -133,7 +133,8 @@ def fit(
         Changes every batch before it is used, ``(x, generator) -> x``.
     precision
         ``"bfloat16"`` runs the networks under autocast; densities, the KL, the weights and every
-        evaluation stay in float32.
+        evaluation stay in float32. ``"auto"`` takes it where the device multiplies in it
+        (:func:`vaelib.hardware.pick_precision`), and ``"float32"`` elsewhere.
     device
         ``"auto"`` takes CUDA, then MPS, then the CPU.
     seed
@@ -158,7 +159,7 @@ def fit(
     ValueError, TypeError
         If an argument is out of its range or the images do not suit the model.
     """
-    check_recipe(epochs, batch_size, precision)
+    check_recipe(epochs, batch_size)
     check_count("samples", samples)
     check_count("evaluate_every", evaluate_every)
     if snapshot_every is not None:
@@ -166,6 +167,7 @@ def fit(
     if not max_grad_norm > 0:
         raise ValueError(f"max_grad_norm is {max_grad_norm!r}; expected a number larger than 0.")
     device = pick_device(device)
+    precision = pick_precision(precision, device)
     model.to(device)
     images = resident(model, images, device)
     if labels is not None:
@@ -262,31 +264,6 @@ def fit(
     return history
 
 
-def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """Return the device of a name; ``"auto"`` is the first of CUDA, MPS and the CPU that works.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown or this machine has no such device.
-    """
-    available = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if device == "auto":
-        return torch.device(next(name for name, works in available.items() if works))
-    try:
-        device = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device is {device!r}; expected auto, cuda, mps or cpu.") from error
-    if not available.get(device.type, False):
-        here = ", ".join(name for name, works in available.items() if works)
-        raise ValueError(f"device {str(device)!r} is not available; this machine has: {here}.")
-    return device
-
-
 def resident(model: VAE | Autoencoder, images: Tensor, device: torch.device) -> Tensor:
     """Return the images checked, as ``[N, C, H, W]`` and on the device."""
     return checked_images(model, images).to(device)
@@ -335,9 +312,7 @@ def visibility(progress: bool) -> dict[str, bool]:
     return {} if progress else {"disable": True}
 
 
-def check_recipe(epochs: int, batch_size: int, precision: str) -> None:
+def check_recipe(epochs: int, batch_size: int) -> None:
     """Raise a ValueError if one of these arguments of a training is out of its range."""
     check_count("batch_size", batch_size)
     check_count("epochs", epochs)
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}.")

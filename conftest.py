@@ -9,6 +9,8 @@ import matplotlib
 # whose text would never compare equal.
 os.environ.setdefault("VAELIB_PROFILE", "quick")
 os.environ["TQDM_DISABLE"] = "1"
+# Workers share the cores, and the networks of the tests are small: more threads would be slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Strings are hashed alike in every kernel, so no printed order of a set can flip.
 os.environ.setdefault("PYTHONHASHSEED", "0")
 # The back end is chosen per process. In the environment it would replace the inline back end of
@@ -30,8 +32,4 @@ def pytest_xdist_auto_num_workers(config) -> int:
     """One worker per notebook where there are several, never more than CPU cores."""
     notebooks = len(notebooks_to_run(config))
     cores = os.cpu_count() or 1
-    workers = min(notebooks, cores) if notebooks > 1 else 0
-    if workers:
-        # Workers share the cores; threads of torch that compete for them would be slower.
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // workers)))
-    return workers
+    return min(notebooks, cores) if notebooks > 1 else 0

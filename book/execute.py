@@ -124,6 +124,8 @@ def fingerprint(notebook: Path, profile: str, parameters: Mapping[str, Any]) -> 
 def _set_environment(profile: str, results: Path | None) -> None:
     """Tell the kernels, which inherit this environment, how to run."""
     os.environ.update(VAELIB_PROFILE=profile, TQDM_DISABLE="1", PYTHONHASHSEED="0")
+    if profile == "quick":  # networks so small that a second thread gains nothing and can lose much
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Kernels draw inline; a back end that the user's shell asks for would show no figure.
     os.environ.pop("MPLBACKEND", None)
     os.environ.pop("VAELIB_RESULTS_DIR", None)

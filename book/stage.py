@@ -112,8 +112,9 @@ def describe_run(run: Mapping[str, Any], code: str) -> str:
         data = " and ".join(n for n in ("MNIST", "Fashion-MNIST") if f'"{n.lower()}"' in code)
     minutes, seconds = divmod(round(run["wall_time_s"]), 60)
     duration = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+    precision = f" in {run['auto_precision']}" if "auto_precision" in run else ""
     return (
-        f"{data or 'no data set'} (profile `{run['profile']}`), {_device(run)}, torch "
+        f"{data or 'no data set'} (profile `{run['profile']}`), {_device(run)}{precision}, torch "
         f"{run['torch']}, {duration}, {run['date']}."
     )
 
@@ -165,7 +166,8 @@ def _show(value: Any, form: str) -> str:
 def _device(run: Mapping[str, Any]) -> str:
     if run["device"] != "cpu":
         return run["device"]
-    return "CPU with one thread" if run["threads"] == 1 else f"CPU with {run['threads']} threads"
+    threads = "one thread" if run["threads"] == 1 else f"{run['threads']} threads"
+    return f"{run.get('processor', 'CPU')} with {threads}"
 
 
 def _row(entry: Mapping[str, Any]) -> list[str]:

@@ -181,6 +181,8 @@ def test_a_page_says_what_it_was_run_on(layout):
     )
     assert expected in notebook.cells[0].source
     assert "digits" in stage.describe_run(RUN | {"profile": "quick"}, "")
+    machine = {"processor": "Xeon 1", "auto_precision": "bfloat16"}
+    assert "Xeon 1 with 2 threads in bfloat16, torch" in stage.describe_run(RUN | machine, "")
 
 
 def test_a_page_gets_the_measured_tables_in_their_places(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vaelib import hardware
-from vaelib.hardware import multiplies_in_bfloat16, pick_device, pick_precision
+from vaelib.hardware import multiplies_in_bfloat16, pick_device, pick_precision, processor_name
 
 CPU = torch.device("cpu")
 
@@ -105,3 +105,10 @@ def test_an_unknown_precision_is_named():
         ValueError, match="precision is 'half'; expected one of auto, float32, bfloat16"
     ):
         pick_precision("half", CPU)
+
+
+def test_the_processor_has_a_name(monkeypatch):
+    assert processor_name()
+    monkeypatch.setattr(hardware.Path, "exists", lambda path: False)
+    monkeypatch.setattr(hardware.platform, "processor", lambda: "")
+    assert processor_name() == hardware.platform.machine() != ""

@@ -101,6 +101,8 @@ def test_provenance_describes_the_run():
     assert (record["profile"], record["device"], record["wall_time_s"]) == ("full", "cpu", 12.3)
     assert record["torch"] == torch.__version__
     assert record["threads"] == torch.get_num_threads()
+    assert record["processor"]
+    assert record["auto_precision"] in ("float32", "bfloat16")
     assert date.fromisoformat(record["date"])
 
 

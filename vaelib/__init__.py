@@ -4,6 +4,7 @@ Data, networks, likelihoods, models, objectives, training, evaluation and figure
 each module. Losses are per image and in nats; they are averaged once, where they are used.
 """
 
+import vaelib.threads  # noqa: F401  first of all: torch reads once what this sets
 from vaelib.checks import check
 from vaelib.evaluation import evaluate, log_likelihood
 from vaelib.likelihoods import Bernoulli, Gaussian

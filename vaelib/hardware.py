@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import platform
+import re
 import warnings
 from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -67,6 +70,14 @@ def multiplies_in_bfloat16(device: torch.device) -> bool:
     if device.type != "cpu" or "AVX512" not in torch.backends.cpu.get_cpu_capability():
         return False
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def processor_name() -> str:
+    """Return the model name of this machine's processor, as far as the system tells."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists() and (model := re.search(r"model name\s*: (.+)", cpuinfo.read_text())):
+        return model.group(1).strip()
+    return platform.processor() or platform.machine()
 
 
 @cache

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from vaelib.hardware import pick_precision, processor_name
+
 PACKAGE = Path(__file__).resolve().parent
 # In a checkout the published numbers lie beside the package; in a wheel they lie inside it.
 PUBLISHED = next(
@@ -107,12 +109,14 @@ class Results:
 
 
 def provenance(profile: str, device: str | torch.device, seconds: float) -> dict[str, Any]:
-    """Describe a run: profile, device, torch, git commit, wall time in seconds and date."""
+    """Describe a run: profile, hardware, torch, git commit, wall time in seconds and date."""
     device = torch.device(device)
     return {
         "profile": profile,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "processor": processor_name(),
         "threads": torch.get_num_threads(),
+        "auto_precision": pick_precision("auto", device),
         "torch": torch.__version__,
         "commit": _git_commit(),
         "wall_time_s": round(seconds, 1),

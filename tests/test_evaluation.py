@@ -13,8 +13,6 @@ from vaelib.evaluation import (
     LogLikelihood,
     Report,
     active_units,
-    check_count,
-    checked_images,
     elbo_per_image,
     evaluate,
     fixed_subset,
@@ -716,20 +714,12 @@ BAD_IMAGES = pytest.mark.parametrize(
 
 @BAD_IMAGES
 def test_log_p_and_the_check_refuse_images_that_do_not_suit_the_model(vae, bad, error, message):
-    for function in (checked_images, partial(log_likelihood, k=2)):
+    for function in (VAE.checked_images, partial(log_likelihood, k=2)):
         with pytest.raises(error, match=message):
             function(vae, bad)
 
 
 def test_checked_images_have_the_shape_of_images(vae, autoencoder, images):
     for model in (vae, autoencoder):
-        assert torch.equal(checked_images(model, images.flatten(1)), images)
-        assert torch.equal(checked_images(model, images), images)
-
-
-def test_a_count_is_a_whole_number_of_at_least_1():
-    for count in (1, 2, 10**9):
-        check_count("dogs", count)
-    for bad in (0, -3, 1.0, math.nan, True, False, None, "2"):
-        with pytest.raises(ValueError, match=f"dogs is {bad!r}; expected a whole number, at lea"):
-            check_count("dogs", bad)
+        assert torch.equal(model.checked_images(images.flatten(1)), images)
+        assert torch.equal(model.checked_images(images), images)

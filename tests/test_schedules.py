@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from vaelib.schedules import constant, cosine, cyclical, linear, one_cycle
+from vaelib.schedules import constant, cosine, cyclical, linear, warmup_cosine
 
 STEPS = np.linspace(0, 1, 1001)
 
@@ -32,18 +32,18 @@ def test_cosine_ends_at_zero_by_default():
     ("progress", "value"),
     [(0, 0.1), (0.1, 0.55), (0.2, 1.0), (0.6, 0.5), (1, 0.0)],
 )
-def test_one_cycle_rises_and_falls(progress, value):
-    schedule = one_cycle(1.0, warmup=0.2, start=0.1)
+def test_warmup_cosine_rises_and_falls(progress, value):
+    schedule = warmup_cosine(1.0, warmup=0.2, start=0.1)
     assert schedule(progress) == pytest.approx(value, abs=1e-12)
 
 
-def test_one_cycle_peaks_after_a_tenth_by_default():
-    assert STEPS[values(one_cycle(2.0)).argmax()] == pytest.approx(0.1)
-    assert one_cycle(2.0)(0) == 0
+def test_warmup_cosine_peaks_after_a_tenth_by_default():
+    assert STEPS[values(warmup_cosine(2.0)).argmax()] == pytest.approx(0.1)
+    assert warmup_cosine(2.0)(0) == 0
 
 
-def test_one_cycle_without_warm_up_is_the_cosine():
-    np.testing.assert_allclose(values(one_cycle(2.0, warmup=0)), values(cosine(2.0)))
+def test_warmup_cosine_without_warm_up_is_the_cosine():
+    np.testing.assert_allclose(values(warmup_cosine(2.0, warmup=0)), values(cosine(2.0)))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_cyclical_is_the_schedule_of_fu_et_al(options, cycles, rise):
         assert schedule((t - 1) / steps) == pytest.approx(value, abs=1e-9)
 
 
-def test_one_cycle_of_the_cyclical_is_the_linear_rise():
+def test_warmup_cosine_of_the_cyclical_is_the_linear_rise():
     before_the_end = STEPS[:-1]
     once, rise = cyclical(3.0, cycles=1, rise=0.4), linear(0.0, 3.0, over=0.4)
     assert [once(p) for p in before_the_end] == [rise(p) for p in before_the_end]
@@ -98,8 +98,8 @@ def test_cyclical_without_a_rise_is_constant():
     [
         (cosine(1.0), math.pi / 2),
         (linear(0.0, 1.0, over=0.3), 1 / 0.3),
-        (one_cycle(1.0, warmup=0.1), 10),
-        (one_cycle(1.0, warmup=0.37, start=0.5), math.pi / 2 / 0.63),
+        (warmup_cosine(1.0, warmup=0.1), 10),
+        (warmup_cosine(1.0, warmup=0.37, start=0.5), math.pi / 2 / 0.63),
     ],
 )
 def test_schedules_are_continuous(schedule, slope):
@@ -107,7 +107,7 @@ def test_schedules_are_continuous(schedule, slope):
 
 
 @pytest.mark.parametrize(
-    "schedule", [cosine(1.0), one_cycle(1.0), linear(0, 1, over=0.5), cyclical(1.0)]
+    "schedule", [cosine(1.0), warmup_cosine(1.0), linear(0, 1, over=0.5), cyclical(1.0)]
 )
 def test_schedules_are_pure(schedule):
     backwards = [schedule(progress) for progress in STEPS[::-1]]
@@ -117,7 +117,7 @@ def test_schedules_are_pure(schedule):
 @pytest.mark.parametrize("warmup", [-0.1, 1.0, 1.5, math.nan])
 def test_a_bad_warm_up_is_named(warmup):
     with pytest.raises(ValueError, match=f"warmup is {warmup}; expected a share"):
-        one_cycle(1.0, warmup=warmup)
+        warmup_cosine(1.0, warmup=warmup)
 
 
 @pytest.mark.parametrize("over", [-0.1, 1.1, math.nan])

@@ -14,12 +14,12 @@ from vaelib import VAE, Bernoulli, Gaussian, data, recipes, scoreboard
 from vaelib.aggregate import codes
 from vaelib.data import Dataset, Split, to_float
 from vaelib.evaluation import active_units, evaluate, fixed_subset, log_likelihood, posterior_of
-from vaelib.inference import elbo_under, fit_posteriors
 from vaelib.long_runs import LONG_RUNS, load
 from vaelib.posteriors import DiagonalNormal
 from vaelib.sample_quality import Judge
 from vaelib.scoreboard import ENTRIES, IMAGES, SAMPLES, Entry, fitted_proposal, score, scored
 from vaelib.seeding import generator
+from vaelib.svi import elbo_under, fit_posteriors
 
 BERNOULLI = Bernoulli(grey=True)
 

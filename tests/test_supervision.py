@@ -416,23 +416,6 @@ every_objective = pytest.mark.parametrize("make", OBJECTIVES.values(), ids=OBJEC
 
 
 @every_objective
-def test_a_model_in_evaluation_mode_is_measured_by_the_bound_and_needs_no_labels(
-    make_vae, images, make, rng_untouched
-):
-    vae = make_vae().eval()
-    noise, labels, _ = batch_of(vae, images)
-    with rng_untouched():
-        measured = [
-            make(never, images)(vae, images, noise=noise),
-            make(never, images)(vae, images, noise=noise, labels=labels),
-        ]
-    expected = elbo(vae, images, noise=noise)
-    for terms in measured:
-        assert torch.equal(terms.distortion, expected.distortion)
-        assert torch.equal(terms.rate, expected.rate)
-
-
-@every_objective
 def test_the_curves_of_a_training_are_those_of_the_bound(make_vae, images, make):
     vae = make_vae()
     objective = make(triplet_loss, images)

@@ -6,13 +6,13 @@ from torch import Tensor
 
 from vaelib import VAE, Bernoulli, ConvDecoder, ConvEncoder, Gaussian, sweeps
 from vaelib.evaluation import evaluate
-from vaelib.schedules import one_cycle
+from vaelib.schedules import warmup_cosine
 from vaelib.sweeps import fit_sweep
 from vaelib.training import DivergenceError, fit
 
 QUIET = {"device": "cpu", "progress": False}
 BETAS = (0.0, 1.0, 4.0)
-RECIPE = {"epochs": 3, "batch_size": 16, "lr": one_cycle(0.02), "weight_decay": 0.3, "seed": 4}
+RECIPE = {"epochs": 3, "batch_size": 16, "lr": warmup_cosine(0.02), "weight_decay": 0.3, "seed": 4}
 
 
 def weights(model) -> dict[str, Tensor]:
@@ -236,7 +236,7 @@ def test_there_must_be_one_beta_for_each_model(make_vae, images, models, betas):
 
 
 def test_an_unknown_precision_is_named(make_vae, images):
-    message = "precision is 'float16'; expected one of float32, bfloat16"
+    message = "precision is 'float16'; expected one of auto, float32, bfloat16"
     with pytest.raises(ValueError, match=message):
         fit_sweep([make_vae()], images, betas=[1.0], precision="float16", **QUIET)
 

@@ -28,6 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from vaelib.validation import kind_of
+
 NAMES = ("mnist", "fashion-mnist", "digits")
 
 
@@ -176,7 +178,7 @@ def to_float(images: Tensor) -> Tensor:
         If their shape is not ``[N, 28, 28]``.
     """
     if not isinstance(images, Tensor) or images.dtype != torch.uint8:
-        raise TypeError(f"images are {_kind(images)}; expected a torch.uint8 tensor [N, 28, 28].")
+        raise TypeError(f"images are {kind_of(images)}; expected a torch.uint8 tensor [N, 28, 28].")
     if images.shape[1:] != (28, 28):
         raise ValueError(f"images have shape {tuple(images.shape)}; expected [N, 28, 28].")
     return images.unsqueeze(1).float() / 255
@@ -209,7 +211,7 @@ def binarize(images: Tensor, *, generator: torch.Generator | None = None) -> Ten
     """
     if not isinstance(images, Tensor) or not images.is_floating_point():
         raise TypeError(
-            f"images are {_kind(images)}; expected floating point values in [0, 1] "
+            f"images are {kind_of(images)}; expected floating point values in [0, 1] "
             "(vaelib.data.to_float gives them)."
         )
     if not ((images >= 0) & (images <= 1)).all():
@@ -246,7 +248,7 @@ def balanced_subset(labels: Tensor, n: int, *, seed: int = 0) -> Tensor:
         classes, or if a class has too few examples.
     """
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
-        raise TypeError(f"labels are {_kind(labels)}; expected a torch.int64 tensor [N].")
+        raise TypeError(f"labels are {kind_of(labels)}; expected a torch.int64 tensor [N].")
     if labels.ndim != 1 or len(labels) == 0:
         raise ValueError(f"labels have shape {tuple(labels.shape)}; expected [N], N at least 1.")
     classes, counts = labels.unique(return_counts=True)
@@ -494,7 +496,3 @@ def _digits() -> Dataset:
         class_names=_DIGITS,
         n_validation=200,
     )
-
-
-def _kind(value: object) -> str:
-    return str(value.dtype) if isinstance(value, Tensor) else f"a {type(value).__name__}"

@@ -21,6 +21,7 @@ from vaelib.objectives import (
 )
 from vaelib.posteriors import DiagonalNormal
 from vaelib.seeding import generator
+from vaelib.validation import check_count
 
 ACTIVE = 0.01
 """Variance over images above which the mean of a latent unit counts as used."""
@@ -114,7 +115,7 @@ def elbo_per_image(
         If the images do not suit the model, there are none, or the batch size is below 1.
     """
     check_count("batch_size", batch_size)
-    images = checked_images(model, images)
+    images = model.checked_images(images)
     # Drawn on the CPU, so that every device is measured at the same noise.
     noise = torch.randn(len(images), model.latent_dim, generator=generator(seed, "evaluation"))
     objective = objective or objective_of(model)
@@ -213,7 +214,7 @@ def log_likelihood(
     check_count("k", k)
     rows = (1000 if vae.device.type == "cpu" else 20_000) if rows is None else rows
     check_count("rows", rows)
-    images = checked_images(vae, images)
+    images = vae.checked_images(images)
     proposal = posterior_of(vae, images) if proposal is None else proposal
     check_posteriors(vae, images, proposal)
     rng = generator(seed, "importance samples", vae.device)
@@ -356,18 +357,3 @@ def check_posteriors(vae: VAE, images: Tensor, q: DiagonalNormal) -> None:
         )
     if q.mu.dtype != vae.dtype:
         raise TypeError(f"q is {q.mu.dtype}, the model {vae.dtype}; expected the same.")
-
-
-def checked_images(model: VAE | Autoencoder, images: Tensor) -> Tensor:
-    """Return the images as ``[N, C, H, W]``, or raise what says why they do not suit the model."""
-    images = model.as_images(images)
-    if len(images) == 0:
-        raise ValueError("there are no images; expected at least one.")
-    model.likelihood.check(images)
-    return images
-
-
-def check_count(name: str, count: int) -> None:
-    """Raise a ValueError if an argument is not a whole number of at least 1."""
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise ValueError(f"{name} is {count!r}; expected a whole number, at least 1.")

@@ -28,7 +28,7 @@ from vaelib.models import VAE
 from vaelib.networks import count_parameters, initialize, mlp
 from vaelib.objectives import Objective, elbo_at_optimal_scale
 from vaelib.results import provenance
-from vaelib.schedules import Schedule, one_cycle
+from vaelib.schedules import Schedule, warmup_cosine
 from vaelib.seeding import generator
 from vaelib.separation import (
     knn_accuracy,
@@ -363,7 +363,10 @@ def burda(
     train, validation, test = three_parts("mnist")
     vae = recipes.burda_vae(train, seed=seed)
     recipe = recipes.burda_training() | {"epochs": epochs, "samples": samples}
-    recipe |= {"batch_size": 128, "lr": one_cycle(4e-3)}  # smaller steps than a page has time for
+    recipe |= {
+        "batch_size": 128,
+        "lr": warmup_cosine(4e-3),
+    }  # smaller steps than a page has time for
     parts = {
         name: data.binarize(part, generator=generator(0, f"binary {name}"))
         for name, part in (("train", train), ("validation", validation), ("test", test))

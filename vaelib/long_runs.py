@@ -22,7 +22,7 @@ from vaelib.experiments import EVERY, NEAREST
 from vaelib.models import VAE
 from vaelib.objectives import free_bits, importance_weighted
 from vaelib.results import PUBLISHED, write_json
-from vaelib.schedules import constant, cosine, cyclical, linear, one_cycle
+from vaelib.schedules import constant, cosine, cyclical, linear, warmup_cosine
 from vaelib.supervision import (
     elbo_with_labels,
     labels_alone,
@@ -55,7 +55,7 @@ LONG_RUNS = {
         partial(experiments.project_d, lr=constant(2e-3), epochs=100), seeds=(0, 1)
     ),
     "project-d-one-cycle": LongRun(
-        partial(experiments.project_d, lr=one_cycle(2e-3), epochs=40), seeds=(0, 1, 2)
+        partial(experiments.project_d, lr=warmup_cosine(2e-3), epochs=40), seeds=(0, 1, 2)
     ),
     "project-b-beta-0.005": LongRun(
         partial(experiments.project_b, scale="softplus-logvar", beta=0.005), seeds=(0, 1)
@@ -70,7 +70,7 @@ LONG_RUNS = {
             ("constant-1e-4", {"lr": constant(1e-4)}, (0,)),
             ("constant-2e-3", {"lr": constant(2e-3)}, (0,)),
             ("cosine-2e-3", {"lr": cosine(2e-3)}, (0, 1, 2)),
-            ("one-cycle-4e-3", {"lr": one_cycle(4e-3)}, (0,)),
+            ("one-cycle-4e-3", {"lr": warmup_cosine(4e-3)}, (0,)),
             ("beta-0.82", {"lr": cosine(2e-3), "beta": 0.82}, (0, 1, 2)),
         )
     },

@@ -58,6 +58,21 @@ class _LatentVariableModel(nn.Module):
             raise ValueError(f"images have shape {list(x.shape)}; expected {expected}.")
         return x.reshape(-1, *shape)
 
+    def checked_images(self, x: Tensor) -> Tensor:
+        """Return :meth:`as_images` of ``x``, after a check of its values as well.
+
+        Raises
+        ------
+        TypeError, ValueError
+            What :meth:`as_images` raises, or if there is no image, or a value that the likelihood
+            gives no density for.
+        """
+        images = self.as_images(x)
+        if len(images) == 0:
+            raise ValueError("there are no images; expected at least one.")
+        self.likelihood.check(images)
+        return images
+
     def decode(self, z: Tensor) -> Distribution:
         """Return p(x | z) for latent vectors ``[..., D]``; a draw has shape ``[..., C, H, W]``.
 
@@ -68,16 +83,16 @@ class _LatentVariableModel(nn.Module):
         """
         if z.shape[-1:] != (self.latent_dim,):
             raise ValueError(f"z has shape {list(z.shape)}; expected [..., {self.latent_dim}].")
-        return self.likelihood(_full_precision(self.decoder(z)))
+        return self.likelihood(_full_precision(self.decoder(z.to(self.device))))
 
     def embed(self, x: Tensor) -> Tensor:
-        """Return the code of each image, ``[B, D]``, without noise."""
+        """Return the code of each image, ``[B, D]``, without noise, on the device of ``x``."""
         raise NotImplementedError
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Return E[x | z] at the code of each image, ``[B, C, H, W]``."""
-        return self.decode(self.embed(x)).mean
+        """Return E[x | z] at the code of each image, ``[B, C, H, W]``, on the device of ``x``."""
+        return self.decode(self.embed(x)).mean.to(x.device)
 
     @torch.no_grad()
     def interpolate(self, start: Tensor, end: Tensor, *, steps: int = 10) -> Tensor:
@@ -93,17 +108,17 @@ class _LatentVariableModel(nn.Module):
         Returns
         -------
         Tensor
-            The means of p(x | z), ``[steps, C, H, W]``.
+            The means of p(x | z), ``[steps, C, H, W]``, on the device of ``start``.
         """
         if steps < 2:
             raise ValueError(f"steps is {steps}; expected at least 2, the two ends.")
-        z = [self.embed(x) for x in (start, end)]
+        z = [self.embed(x).to(start.device) for x in (start, end)]
         if len(z[0]) != 1 or len(z[1]) != 1:
             raise ValueError(
                 f"got {len(z[0])} and {len(z[1])} images; expected one image at each end."
             )
         weight = torch.linspace(0, 1, steps, device=z[0].device, dtype=z[0].dtype).unsqueeze(-1)
-        return self.decode(torch.lerp(*z, weight)).mean
+        return self.decode(torch.lerp(*z, weight)).mean.to(start.device)
 
 
 class Autoencoder(_LatentVariableModel):
@@ -119,14 +134,15 @@ class Autoencoder(_LatentVariableModel):
         Turns these parameters into a distribution over images; it is the loss.
     """
 
-    def encode(self, x: Tensor) -> Tensor:
-        """Return the code of each image, ``[B, D]``."""
-        return _full_precision(self.encoder(self.as_images(x))[0])
+    def encode(self, x: Tensor, *, validate: bool = True) -> Tensor:
+        """Return the code of each image, ``[B, D]``; ``validate=False``: see :meth:`VAE.encode`."""
+        x = self.as_images(x).to(self.device) if validate else x
+        return _full_precision(self.encoder(x)[0])
 
     def embed(self, x: Tensor) -> Tensor:
-        """Return the code of each image, ``[B, D]``, outside the graph."""
+        """Return the code of each image, ``[B, D]``, outside the graph, on the device of ``x``."""
         with torch.no_grad():
-            return self.encode(x)
+            return self.encode(x).to(x.device)
 
 
 class VAE(_LatentVariableModel):
@@ -159,15 +175,20 @@ class VAE(_LatentVariableModel):
             raise ValueError(f"scale is {scale!r}; expected one of {', '.join(SCALES)}.")
         self.scale = scale
 
-    def encode(self, x: Tensor) -> DiagonalNormal:
-        """Return q(z | x) for images ``[B, C, H, W]`` or ``[B, C*H*W]``."""
-        mu, scale = map(_full_precision, self.encoder(self.as_images(x)))
+    def encode(self, x: Tensor, *, validate: bool = True) -> DiagonalNormal:
+        """Return q(z | x) for images ``[B, C, H, W]`` or ``[B, C*H*W]``.
+
+        With ``validate=False`` they are taken as they are, ``[B, C, H, W]`` on the model's device:
+        a training loop checks its data set once and not every batch.
+        """
+        x = self.as_images(x).to(self.device) if validate else x
+        mu, scale = map(_full_precision, self.encoder(x))
         return DiagonalNormal(mu, SCALES[self.scale](scale), validate_args=False)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Return the posterior mean of each image, ``[B, D]``, outside the graph."""
+        """Return the mean of q(z | x), ``[B, D]``, outside the graph, on the device of ``x``."""
         with torch.no_grad():
-            return self.encode(x).mu
+            return self.encode(x).mu.to(x.device)
 
     @torch.no_grad()
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:

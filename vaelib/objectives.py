@@ -73,8 +73,8 @@ def elbo(model: VAE, x: Tensor, *, noise: Tensor | None = None, validate: bool =
         The :math:`\epsilon`, standard normal, ``[B, D]``, or ``[K, B, D]`` for K samples per
         image. Drawn from torch's global stream if not given.
     validate
-        Whether to check the values of ``x``. It reads all of them, so a training loop checks the
-        data set once and not every batch.
+        Whether to check ``x``. It reads all of it, so a training loop checks the data set once
+        and not every batch.
 
     Raises
     ------
@@ -90,22 +90,20 @@ def elbo(model: VAE, x: Tensor, *, noise: Tensor | None = None, validate: bool =
 def elbo_at_optimal_scale(
     model: VAE, x: Tensor, *, noise: Tensor | None = None, validate: bool = True
 ) -> ELBO:
-    r"""Estimate the bound under a Gaussian whose scale is, while training, the best for the batch.
+    r"""Estimate the bound under a Gaussian whose scale is the best for the batch.
 
     .. math:: s^2 = \frac{1}{BP} \sum_{b,i} (x_{bi} - \hat x_{bi})^2
 
     maximises the likelihood of the batch (Rybkin et al. 2021). Since it is a maximum, the
     networks get the same gradient whether s is differentiated or not; here it is not. The
-    likelihood keeps a running mean of s^2, and that is the scale of a model in evaluation mode:
-    a scale that is chosen by looking at the test image would not give a density.
+    likelihood keeps a running mean of s^2, and that is the scale that :func:`elbo` measures with:
+    one that is chosen by looking at the test image would not give a density.
 
     Takes and raises what :func:`elbo` does, and a TypeError if the likelihood is not a Gaussian.
     """
     if not isinstance(model.likelihood, Gaussian):
         kind = type(model.likelihood).__name__
         raise TypeError(f"the likelihood is {kind}; expected a Gaussian, which has a scale.")
-    if not model.training:
-        return elbo(model, x, noise=noise, validate=validate)
     x, q, z = posterior_sample(model, x, noise, validate)
     mean = model.decode(z).mean
     variance = (x - mean).detach().square().mean().clamp(min=1e-12)  # never log 0
@@ -122,7 +120,7 @@ def free_bits(nats: float) -> Objective:
 
     Below :math:`\lambda` nats, the mean over the batch of a dimension's KL has no gradient, so
     that nothing pulls an unused dimension to the prior (Kingma et al. 2016, appendix C.8). This
-    rate is not that of the bound, so a model in evaluation mode is measured by :func:`elbo`.
+    rate is not that of the bound: measure with :func:`elbo`.
 
     Parameters
     ----------
@@ -137,8 +135,6 @@ def free_bits(nats: float) -> Objective:
     def objective(
         model: VAE, x: Tensor, *, noise: Tensor | None = None, validate: bool = True
     ) -> ELBO:
-        if not model.training:
-            return elbo(model, x, noise=noise, validate=validate)
         x, q, z = posterior_sample(model, x, noise, validate)
         distortion = -model.decode(z).log_prob(x)
         per_unit = kl_to_standard_normal(q.mu, q.logvar).mean(0)
@@ -158,8 +154,7 @@ def importance_weighted(*, doubly_reparameterized: bool = False) -> Objective:
     itself, not to the sum of :math:`\tilde w_k \log w_k` that has the same gradient and is
     larger. The first part is the distortion of the implicit posterior that picks one of the
     samples with probability :math:`\tilde w_k = w_k / \sum_j w_j`, the second, the rest, an upper
-    bound on its rate (Cremer et al. 2017). They belong together: train at beta = 1. A model in
-    evaluation mode is measured by :func:`elbo`.
+    bound on its rate (Cremer et al. 2017). They belong together: train at beta = 1.
 
     Parameters
     ----------
@@ -176,8 +171,6 @@ def importance_weighted(*, doubly_reparameterized: bool = False) -> Objective:
     def objective(
         model: VAE, x: Tensor, *, noise: Tensor | None = None, validate: bool = True
     ) -> ELBO:
-        if not model.training:
-            return elbo(model, x, noise=noise, validate=validate)
         x, q, z = posterior_sample(model, x, noise, validate)
         if z.dim() == 2:
             z = z.unsqueeze(0)
@@ -203,10 +196,9 @@ def reconstruction(
 
     Takes and raises what :func:`elbo` does; an autoencoder has no use for the noise.
     """
-    x = model.as_images(x)
     if validate:
-        model.likelihood.check(x)
-    distortion = -model.decode(model.encode(x)).log_prob(x)
+        x = model.checked_images(x).to(model.device)
+    distortion = -model.decode(model.encode(x, validate=False)).log_prob(x)
     return ELBO(distortion, torch.zeros_like(distortion))
 
 
@@ -217,10 +209,9 @@ def posterior_sample(
 
     What an objective of one's own starts with. Takes and raises what :func:`elbo` does.
     """
-    x = model.as_images(x)
     if validate:
-        model.likelihood.check(x)
-    q = model.encode(x)
+        x = model.checked_images(x).to(model.device)
+    q = model.encode(x, validate=False)
     if noise is not None and (noise.dim() > 3 or noise.shape[-2:] != q.mu.shape):
         b, d = q.mu.shape
         raise ValueError(

@@ -15,7 +15,7 @@ from vaelib.likelihoods import Bernoulli, Gaussian
 from vaelib.models import VAE, Autoencoder
 from vaelib.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 from vaelib.objectives import ELBO, elbo
-from vaelib.schedules import one_cycle
+from vaelib.schedules import warmup_cosine
 from vaelib.seeding import generator
 
 
@@ -48,7 +48,7 @@ def two_dimensional_training(profile: str = "full") -> dict[str, Any]:
     return {
         "epochs": 150 if full else 60,
         "batch_size": 512 if full else 64,
-        "lr": one_cycle(4e-3),
+        "lr": warmup_cosine(4e-3),
         "weight_decay": 0.01,
         "precision": "auto" if full else "float32",
     }
@@ -74,7 +74,7 @@ def wide_training(profile: str = "full", *, epochs: int) -> dict[str, Any]:
     return {
         "epochs": epochs if full else 10,
         "batch_size": 128 if full else 64,
-        "lr": one_cycle(2e-3),
+        "lr": warmup_cosine(2e-3),
         "precision": "auto" if full else "float32",
     }
 
@@ -178,7 +178,7 @@ def comparison_training(profile: str = "full", *, lr: float = 8e-3) -> dict[str,
     return {
         "epochs": 8 if full else 16,
         "batch_size": 128 if full else 64,
-        "lr": one_cycle(lr),
+        "lr": warmup_cosine(lr),
         "weight_decay": 0.01,
         "precision": "auto" if full else "float32",
     }
@@ -199,7 +199,7 @@ def sweep_training(profile: str = "full") -> dict[str, Any]:
     return {
         "epochs": 6,
         "batch_size": 128 if full else 64,
-        "lr": one_cycle(8e-3),
+        "lr": warmup_cosine(8e-3),
         "weight_decay": 0.01,
         "precision": "auto" if full else "float32",
     }
@@ -270,7 +270,7 @@ def conv_to_mlp_training(profile: str = "full", *, latent_dim: int) -> dict[str,
     return {
         "epochs": (15 if full else 12) if plane else 8,
         "batch_size": 128 if full else 64,
-        "lr": one_cycle(4e-3 if plane else 8e-3),
+        "lr": warmup_cosine(4e-3 if plane else 8e-3),
         "weight_decay": 0.01,
         "precision": "auto" if full else "float32",
     }
@@ -306,7 +306,7 @@ def m1_training(profile: str = "full") -> dict[str, Any]:
     return {
         "epochs": 20,
         "batch_size": 128 if full else 64,
-        "lr": one_cycle(4e-3),
+        "lr": warmup_cosine(4e-3),
         "beta": 0.1,
         "weight_decay": 0.01,
         "precision": "auto" if full else "float32",
@@ -352,7 +352,7 @@ def burda_training(profile: str = "full") -> dict[str, Any]:
     return {
         "epochs": 100 if full else 25,
         "batch_size": 256 if full else 64,
-        "lr": one_cycle(6e-3 if full else 4e-3),
+        "lr": warmup_cosine(6e-3 if full else 4e-3),
         "augment": redraw,
         "precision": "auto" if full else "float32",
     }

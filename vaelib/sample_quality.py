@@ -10,7 +10,7 @@ from sklearn.neural_network import MLPClassifier
 from torch import Tensor
 
 from vaelib.data import Split, to_float
-from vaelib.evaluation import check_count
+from vaelib.validation import check_count
 
 
 class SampleQuality(NamedTuple):

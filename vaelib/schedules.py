@@ -12,6 +12,11 @@ from collections.abc import Callable
 Schedule = Callable[[float], float]
 
 
+def as_schedule(value: float | Schedule) -> Schedule:
+    """Return a schedule as it is, and a number as a schedule that stays there."""
+    return value if callable(value) else constant(value)
+
+
 def constant(value: float) -> Schedule:
     """Return a schedule that stays at ``value``."""
     return lambda progress: value
@@ -25,10 +30,8 @@ def cosine(peak: float, *, end: float = 0.0) -> Schedule:
     return lambda progress: end + (peak - end) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def one_cycle(peak: float, *, warmup: float = 0.1, start: float = 0.0) -> Schedule:
+def warmup_cosine(peak: float, *, warmup: float = 0.1, start: float = 0.0) -> Schedule:
     """Return a schedule that rises linearly to ``peak``, then falls to 0 along half a cosine.
-
-    After Smith & Topin (2018).
 
     Parameters
     ----------

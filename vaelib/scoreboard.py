@@ -24,15 +24,15 @@ from vaelib.evaluation import (
     posterior_of,
 )
 from vaelib.hardware import pick_device
-from vaelib.inference import elbo_under, fit_posteriors
 from vaelib.likelihoods import Bernoulli
 from vaelib.models import VAE
 from vaelib.networks import count_parameters
 from vaelib.posteriors import DiagonalNormal
 from vaelib.results import PUBLISHED, provenance
 from vaelib.sample_quality import Judge
-from vaelib.schedules import cosine, one_cycle
+from vaelib.schedules import cosine, warmup_cosine
 from vaelib.seeding import generator
+from vaelib.svi import elbo_under, fit_posteriors
 from vaelib.training import fit
 
 IMAGES, SAMPLES = 1000, 1000
@@ -124,7 +124,10 @@ ENTRIES = {
     "two-dimensional": Entry(1, "2-D, deep", MNIST, experiments.two_dimensional_vae),
     "wide": Entry(2, "128-D, mlp", MNIST, partial(experiments.wide, beta=1.0)),
     "project-d": Entry(
-        2, "128-D, project D", MNIST, partial(experiments.project_d, lr=one_cycle(2e-3), epochs=40)
+        2,
+        "128-D, project D",
+        MNIST,
+        partial(experiments.project_d, lr=warmup_cosine(2e-3), epochs=40),
     ),
     "gaussian": Entry(
         2, "128-D, Gaussian", MNIST, partial(experiments.gaussian, scale=0.1, learned=True)
@@ -267,7 +270,7 @@ def fitted_proposal(vae: VAE, images: Tensor) -> tuple[DiagonalNormal, float]:
     Returns
     -------
     tuple
-        The best Gaussian of every image (:func:`~vaelib.inference.fit_posteriors`), widened, and
+        The best Gaussian of every image (:func:`~vaelib.svi.fit_posteriors`), widened, and
         by how much: by the factor of :data:`WIDENINGS` with the highest estimate on the first 200
         images from 100 samples. Every estimate is too low on average, so that the highest is the
         best but for noise.

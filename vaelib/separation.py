@@ -10,9 +10,9 @@ from sklearn.metrics import silhouette_score
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from vaelib.evaluation import check_count
 from vaelib.seeding import generator
 from vaelib.triplet import check_codes, triplet_loss
+from vaelib.validation import check_count
 
 
 def knn_accuracy(

@@ -1,8 +1,8 @@
 """Objectives that see labels: a supervised loss on the codes, beside the bound or alone.
 
 A supervised loss maps codes ``[B, D]`` and labels ``[B]`` to a scalar, for example
-:func:`vaelib.triplet.triplet_loss`. Labels are used in training only: a model in evaluation mode
-is measured by :func:`vaelib.objectives.elbo`.
+:func:`vaelib.triplet.triplet_loss`. Labels are used in training only: measure with
+:func:`vaelib.objectives.elbo`, which knows of none.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vaelib.models import VAE
-from vaelib.objectives import ELBO, Objective, elbo, kl_to_standard_normal, posterior_sample
-from vaelib.training import check_count
+from vaelib.objectives import ELBO, Objective, kl_to_standard_normal, posterior_sample
+from vaelib.validation import check_count
 
 SupervisedLoss = Callable[[Tensor, Tensor], Tensor]
 
@@ -68,8 +68,6 @@ def elbo_with_labels(
         noise: Tensor | None = None,
         validate: bool = True,
     ) -> ELBO:
-        if not model.training:
-            return elbo(model, x, noise=noise, validate=validate)
         x, q, z = posterior_sample(model, x, noise, validate)
         distortion = -model.decode(z).log_prob(x)
         rate = kl_to_standard_normal(q.mu, q.logvar).sum(-1)
@@ -99,8 +97,6 @@ def labels_alone(loss: SupervisedLoss, *, on: str = "sample") -> Objective:
         noise: Tensor | None = None,
         validate: bool = True,
     ) -> ELBO:
-        if not model.training:
-            return elbo(model, x, noise=noise, validate=validate)
         _, q, z = posterior_sample(model, x, noise, validate)
         value = loss(z if on == "sample" else q.mu, _given(labels))
         return ELBO(value.expand(len(x)), torch.zeros(len(x), device=x.device))

@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from vaelib.hardware import pick_device, pick_precision
 from vaelib.models import VAE
-from vaelib.objectives import elbo
-from vaelib.schedules import Schedule, constant
+from vaelib.objectives import ELBO, elbo
+from vaelib.schedules import Schedule, as_schedule
 from vaelib.seeding import generator
-from vaelib.training import DivergenceError, check_recipe, resident, visibility
+from vaelib.training import DivergenceError, check_recipe, make_optimizer, shown, train_step
 
 Named = dict[str, Tensor]
 
@@ -67,46 +67,50 @@ def fit_sweep(
     precision = pick_precision(precision, device)
     for vae in vaes:
         vae.to(device).train()
-    images = resident(vaes[0], images, device)
+    images = vaes[0].checked_images(images).to(device)
+    lr = as_schedule(lr)
+    beta = torch.tensor(betas, device=device, dtype=vaes[0].dtype).unsqueeze(1)
     bounds = [_Bound(vae) for vae in vaes]
     weights, buffers = stack_module_state(bounds)
     matrices = {name for name, weight in bounds[0].named_parameters() if weight.dim() > 1}
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [w for n, w in weights.items() if n in matrices]},
-            {"params": [w for n, w in weights.items() if n not in matrices], "weight_decay": 0.0},
-        ],
+    optimizer = make_optimizer(
+        [weight for name, weight in weights.items() if name in matrices],
+        [weight for name, weight in weights.items() if name not in matrices],
+        lr=lr(0.0),
         weight_decay=weight_decay,
-        fused=device.type != "mps",
+        device=device,
     )
-    lr = lr if callable(lr) else constant(lr)
-    beta = torch.tensor(betas, device=device, dtype=vaes[0].dtype).unsqueeze(1)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
     batch_rng, noise_rng = (generator(seed, name, device) for name in ("batches", "noise"))
 
     @partial(vmap, in_dims=(0, 0, None, None))
-    def terms(weights: Named, buffers: Named, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def each(weights: Named, buffers: Named, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         return functional_call(bounds[0], (weights, buffers), (x, noise))
 
-    def losses(x: Tensor, noise: Tensor) -> Tensor:
-        with autocast:
-            distortion, rate = terms(weights, buffers, x, noise)
-        return (distortion + beta * rate).mean(1)
+    def terms(x: Tensor, *, noise: Tensor) -> ELBO:
+        # Summed over the models: no model's loss depends on another's weights.
+        distortion, rate = each(weights, buffers, x, noise)
+        return ELBO(distortion.sum(0), (beta * rate).sum(0))
 
-    steps_per_epoch = math.ceil(len(images) / batch_size)
+    step, steps = 0, epochs * math.ceil(len(images) / batch_size)
     try:
-        for epoch in tqdm(range(epochs), desc="sweep", unit="epoch", **visibility(progress)):
+        for epoch in tqdm(range(epochs), desc="sweep", unit="epoch", **shown(progress)):
             order = torch.randperm(len(images), generator=batch_rng, device=device)
-            for k, index in enumerate(order.split(batch_size)):
-                for group in optimizer.param_groups:
-                    group["lr"] = lr((epoch + k / steps_per_epoch) / epochs)
-                x = images[index]
+            for index in order.split(batch_size):
+                x = images.index_select(0, index)
                 noise = torch.randn(len(x), vaes[0].latent_dim, generator=noise_rng, device=device)
-                optimizer.zero_grad()
-                losses(x, noise).sum().backward()  # no model's loss depends on another's weights
-                optimizer.step()
+                train_step(
+                    terms,
+                    x,
+                    noise=noise,
+                    optimizer=optimizer,
+                    lr=lr(step / steps),
+                    beta=1.0,  # each model's own beta is in its terms
+                    precision=precision,
+                )
+                step += 1
             with torch.no_grad():
-                _guard(losses(x, noise), betas, epoch)
+                distortion, rate = each(weights, buffers, x, noise)
+                _raise_unless_finite((distortion + beta * rate).mean(1), betas, epoch)
         for i, bound in enumerate(bounds):
             bound.load_state_dict({n: w[i].detach() for n, w in (weights | buffers).items()})
     finally:
@@ -125,12 +129,12 @@ class _Bound(nn.Module):
         return tuple(elbo(self.model, x, noise=noise, validate=False))
 
 
-def _guard(loss: Tensor, betas: Sequence[float], epoch: int) -> None:
+def _raise_unless_finite(loss: Tensor, betas: Sequence[float], epoch: int) -> None:
     bad = [beta for beta, finite in zip(betas, loss.isfinite().tolist(), strict=True) if not finite]
     if bad:
         raise DivergenceError(
             f"epoch {epoch + 1}: the loss at beta {', '.join(f'{b:g}' for b in bad)} is not "
-            "finite. Try a smaller lr or a warm-up (schedules.one_cycle)."
+            "finite. Try a smaller lr or a warm-up (schedules.warmup_cosine)."
         )
 
 

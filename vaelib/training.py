@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from tqdm import tqdm
 
-from vaelib.evaluation import Report, check_count, checked_images, evaluate, fixed_subset
+from vaelib.evaluation import Report, evaluate, fixed_subset
 from vaelib.hardware import pick_device, pick_precision
 from vaelib.models import VAE, Autoencoder
-from vaelib.objectives import Objective, objective_of
-from vaelib.schedules import Schedule, constant
+from vaelib.objectives import ELBO, Objective, objective_of
+from vaelib.schedules import Schedule, as_schedule
 from vaelib.seeding import generator
+from vaelib.validation import check_count
 
 GUARD_EVERY = 100
 """Steps between two looks at the losses; a look makes an accelerator wait."""
@@ -39,9 +40,9 @@ class History:
         The epochs after which the model was measured; 0 is before the first step.
     train, test
         One :class:`vaelib.evaluation.Report` for each of these epochs, on as many training images
-        as there are test images, drawn once, and on the test images. Both are measured with
-        the weights of that moment, at beta = 1, whatever was trained; ``test`` is empty if no
-        test images were given.
+        as there are test images, drawn once, and on the test images. Both are measured by the
+        plain bound at beta = 1 (an autoencoder: by its distortion) with the weights of that
+        moment, whatever was trained; ``test`` is empty if no test images were given.
     grad_norm
         Largest norm of the gradient in each epoch, before clipping.
     seconds
@@ -62,6 +63,23 @@ class History:
     images_seen: int = 0
     interrupted: bool = False
     snapshots: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+
+    def measure(self, model: VAE | Autoencoder, parts: Mapping[str, Tensor], *, epoch: int) -> None:
+        """Measure a model on images for each split, by the plain bound.
+
+        Raises
+        ------
+        DivergenceError
+            If, after the first epoch or later, a bound is not finite; nothing is noted then.
+        """
+        # All are measured before any is noted, so that Ctrl-C cannot come between.
+        reports = {split: evaluate(model, images) for split, images in parts.items()}
+        for report in reports.values():
+            if epoch and not math.isfinite(report.negative_elbo):
+                raise DivergenceError(f"after epoch {epoch} the bound is {report.negative_elbo}.")
+        self.epochs.append(epoch)
+        for split, report in reports.items():
+            getattr(self, split).append(report)
 
     def curve(self, split: str, quantity: str) -> list[float]:
         """Return one quantity of the reports over the epochs.
@@ -169,86 +187,67 @@ def fit(
     device = pick_device(device)
     precision = pick_precision(precision, device)
     model.to(device)
-    images = resident(model, images, device)
+    images = model.checked_images(images).to(device)
     if labels is not None:
-        if len(labels) != len(images):
-            raise ValueError(
-                f"got {len(labels)} labels for {len(images)} images; expected one each."
-            )
-        labels = labels.to(device)
-    test = None if test is None else resident(model, test, device)
-    lr, beta = (s if callable(s) else constant(s) for s in (lr, beta))
-    objective = objective or objective_of(model)
+        labels = checked_labels(labels, images).to(device)
+    # As many training images as test images, so that the two curves have the same noise.
+    measured = {"train": fixed_subset(images, len(test) if test is not None else 10_000)}
+    if test is not None:
+        measured["test"] = model.checked_images(test).to(device)
+    lr, beta = as_schedule(lr), as_schedule(beta)
+    terms = partial(objective or objective_of(model), model, validate=False)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        _decay_groups(parameters, weight_decay),
+    optimizer = make_optimizer(
+        [p for p in parameters if p.dim() > 1],
+        [p for p in parameters if p.dim() <= 1],
         lr=lr(0.0),
         weight_decay=weight_decay,
-        fused=device.type != "mps",
+        device=device,
     )
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
     streams = ("batches", "noise", "augmentation")
     batch_rng, noise_rng, augment_rng = (generator(seed, name, device) for name in streams)
+    draws = () if samples == 1 else (samples,)
     steps = epochs * math.ceil(len(images) / batch_size)
 
-    def step(number: int, index: Tensor) -> Tensor:
-        progress, x = number / steps, images.index_select(0, index)
-        supervision = {} if labels is None else {"labels": labels[index]}
-        for group in optimizer.param_groups:
-            group["lr"] = lr(progress)
-        if augment is not None:
-            x = augment(x, augment_rng)
-        shape = (len(x), model.latent_dim) if samples == 1 else (samples, len(x), model.latent_dim)
-        noise = torch.randn(shape, generator=noise_rng, device=device)
-        with autocast:
-            terms = objective(model, x, noise=noise, validate=False, **supervision)
-        loss = (terms.distortion + beta(progress) * terms.rate).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        grad_norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if max_grad_norm < math.inf:
-            clip_grads_with_norm_(parameters, max_grad_norm, grad_norm)
-        optimizer.step()
-        return torch.stack((loss.detach(), grad_norm))
-
-    def train_one_epoch(first: int) -> float:
-        """Take one pass, starting at step number ``first``; return the largest gradient norm."""
-        model.train()
-        order = torch.randperm(len(images), generator=batch_rng, device=device)
-        numbered = list(enumerate(order.split(batch_size), start=first))
-        norms = []
-        for i in range(0, len(numbered), GUARD_EVERY):
-            seen = torch.stack([step(k, index) for k, index in numbered[i : i + GUARD_EVERY]])
-            _guard(seen, first + i, lr, beta, steps)
-            norms.append(seen[:, 1].max())
-        return float(torch.stack(norms).max())
-
-    history = History()
-    # As many training images as test images, so that the two curves have the same noise.
-    subset = fixed_subset(images, len(test) if test is not None else 10_000)
-
-    def measure(epoch: int) -> None:
-        # Both are measured before any is noted, so that Ctrl-C cannot come between.
-        parts = [subset] if test is None else [subset, test]
-        reports = [evaluate(model, part, objective=objective) for part in parts]
-        if epoch and not all(math.isfinite(report.negative_elbo) for report in reports):
-            raise DivergenceError(f"after epoch {epoch} the bound is {reports[-1].negative_elbo}.")
-        history.epochs.append(epoch)
-        for log, report in zip((history.train, history.test), reports, strict=False):
-            log.append(report)
-
-    measure(0)
+    history, step = History(), 0
+    history.measure(model, measured, epoch=0)
     last_good = _copy_of_weights(model)
-    bar = tqdm(range(1, epochs + 1), desc="training", unit="epoch", **visibility(progress))
+    bar = tqdm(range(1, epochs + 1), desc="training", unit="epoch", **shown(progress))
     try:
         for epoch in bar:
             started = time.perf_counter()
-            with _own_global_stream(seed, epoch):
-                history.grad_norm.append(train_one_epoch((epoch - 1) * steps // epochs))
+            model.train()
+            seen: list[Tensor] = []
+            with own_global_stream(seed, epoch):
+                order = torch.randperm(len(images), generator=batch_rng, device=device)
+                for index in order.split(batch_size):
+                    x = images.index_select(0, index)
+                    if augment is not None:
+                        x = augment(x, augment_rng)
+                    supervision = {} if labels is None else {"labels": labels[index]}
+                    shape = (*draws, len(x), model.latent_dim)
+                    seen.append(
+                        train_step(
+                            terms,
+                            x,
+                            noise=torch.randn(shape, generator=noise_rng, device=device),
+                            optimizer=optimizer,
+                            lr=lr(step / steps),
+                            beta=beta(step / steps),
+                            max_grad_norm=max_grad_norm,
+                            precision=precision,
+                            **supervision,
+                        )
+                    )
+                    step += 1
+                    if len(seen) % GUARD_EVERY == 0:
+                        raise_unless_finite(seen[-GUARD_EVERY:], step, steps, lr, beta)
+            raise_unless_finite(seen, step, steps, lr, beta)
+            history.grad_norm.append(float(torch.stack(seen)[:, 1].max()))
             history.seconds += time.perf_counter() - started
             history.images_seen += len(images)
             if epoch % evaluate_every == 0 or epoch == epochs:
-                measure(epoch)
+                history.measure(model, measured, epoch=epoch)
                 bar.set_postfix_str(str((history.test or history.train)[-1]))
             last_good = _copy_of_weights(model)
             if snapshot_every and epoch % snapshot_every == 0:
@@ -264,37 +263,100 @@ def fit(
     return history
 
 
-def resident(model: VAE | Autoencoder, images: Tensor, device: torch.device) -> Tensor:
-    """Return the images checked, as ``[N, C, H, W]`` and on the device."""
-    return checked_images(model, images).to(device)
+def train_step(
+    terms: Callable[..., ELBO],
+    x: Tensor,
+    *,
+    noise: Tensor,
+    optimizer: torch.optim.Optimizer,
+    lr: float,
+    beta: float,
+    max_grad_norm: float = math.inf,
+    precision: str = "float32",
+    **supervision: Tensor,
+) -> Tensor:
+    """Take one step on mean(distortion + beta * rate).
+
+    Parameters
+    ----------
+    terms
+        An objective that has been given its model: ``(x, noise=..., **supervision) -> ELBO``.
+    x
+        Images ``[B, C, H, W]``, checked and on the device.
+    noise
+        Standard normal, ``[B, D]`` or ``[K, B, D]``.
+    optimizer, lr, beta, max_grad_norm, precision
+        As in :func:`fit`, at this step.
+    supervision
+        What the objective wants besides: ``labels=``.
+
+    Returns
+    -------
+    Tensor
+        The loss and the norm of its gradient before clipping, ``[2]``, on the device: nothing
+        here waits for numbers to travel from the device to the host.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        distortion, rate = terms(x, noise=noise, **supervision)
+    loss = (distortion + beta * rate).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    grad_norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if max_grad_norm < math.inf:
+        clip_grads_with_norm_(parameters, max_grad_norm, grad_norm)
+    optimizer.step()
+    return torch.stack((loss.detach(), grad_norm))
 
 
-def _guard(seen: Tensor, first: int, lr: Schedule, beta: Schedule, steps: int) -> None:
-    """Raise a DivergenceError if a loss or gradient norm, rows of ``seen``, is not finite."""
-    finite = torch.isfinite(seen).all(dim=1)
+def make_optimizer(
+    matrices: Sequence[Tensor],
+    others: Sequence[Tensor],
+    *,
+    lr: float,
+    weight_decay: float,
+    device: torch.device,
+) -> torch.optim.AdamW:
+    """Return AdamW that shrinks matrices and kernels, and leaves biases and scales alone."""
+    return torch.optim.AdamW(
+        [{"params": matrices}, {"params": others, "weight_decay": 0.0}],
+        lr=lr,
+        weight_decay=weight_decay,
+        fused=device.type != "mps",
+    )
+
+
+def raise_unless_finite(
+    seen: Sequence[Tensor], step: int, steps: int, lr: Schedule, beta: Schedule
+) -> None:
+    """Look at the losses and gradient norms of the steps that end with number ``step``.
+
+    Raises
+    ------
+    DivergenceError
+        If one of them is not finite.
+    """
+    numbers = torch.stack(list(seen))
+    finite = torch.isfinite(numbers).all(dim=1)
     if finite.all():
         return
     bad = int(finite.int().argmin())
-    step, (loss, grad_norm) = first + bad, seen[bad].tolist()
-    before = f"{seen[:bad, 1].max():.3g}" if bad else "unknown"
+    at = step - len(numbers) + bad
+    loss, grad_norm = numbers[bad].tolist()
+    before = f"{numbers[:bad, 1].max():.3g}" if bad else "unknown"
     raise DivergenceError(
-        f"step {step + 1} of {steps}: the loss is {loss:.4g} and the norm of its gradient "
+        f"step {at + 1} of {steps}: the loss is {loss:.4g} and the norm of its gradient "
         f"{grad_norm:.4g}; the largest norm shortly before was {before}. At this step lr was "
-        f"{lr(step / steps):.3g} and beta {beta(step / steps):.3g}. Try a smaller lr, a warm-up "
-        "(schedules.one_cycle), or max_grad_norm; if a scale is not parameterised by its "
+        f"{lr(at / steps):.3g} and beta {beta(at / steps):.3g}. Try a smaller lr, a warm-up "
+        "(schedules.warmup_cosine), or max_grad_norm; if a scale is not parameterised by its "
         "logarithm, try scale='exp'. The model keeps the weights of the last whole epoch."
     )
 
 
-def _decay_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    return [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-
-
 @contextmanager
-def _own_global_stream(seed: int, epoch: int) -> Iterator[None]:
+def own_global_stream(seed: int, epoch: int) -> Iterator[None]:
     """Give layers that draw from torch's global stream, such as dropout, one that is ours."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(generator(seed, f"layers, epoch {epoch}").initial_seed())
@@ -306,10 +368,17 @@ def _copy_of_weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone().cpu() for name, value in model.state_dict().items()}
 
 
-def visibility(progress: bool) -> dict[str, bool]:
-    """Return the arguments that show or hide tqdm's bar."""
+def shown(progress: bool) -> dict[str, bool]:
+    """Return the arguments of tqdm that show or hide its bar."""
     # Only False is passed on: an explicit True would override the variable TQDM_DISABLE.
     return {} if progress else {"disable": True}
+
+
+def checked_labels(labels: Tensor, images: Tensor) -> Tensor:
+    """Return the labels, or raise a ValueError unless there is one for each image."""
+    if len(labels) != len(images):
+        raise ValueError(f"got {len(labels)} labels for {len(images)} images; expected one each.")
+    return labels
 
 
 def check_recipe(epochs: int, batch_size: int) -> None:

@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+from vaelib.validation import kind_of
+
 
 def pairwise_distances(z: Tensor, *, squared: bool = False) -> Tensor:
     r"""Euclidean distance of every two codes, or its square, ``[B, B]``.
@@ -138,14 +140,10 @@ _MINING = {
 def check_codes(z: Tensor, labels: Tensor | None = None) -> None:
     """Raise an error if the codes are not floating point [B, D], or the labels not integers [B]."""
     if not isinstance(z, Tensor) or not z.is_floating_point():
-        raise TypeError(f"z is {_kind(z)}; expected a floating point tensor [B, D].")
+        raise TypeError(f"z is {kind_of(z)}; expected a floating point tensor [B, D].")
     if z.dim() != 2:
         raise ValueError(f"z has shape {list(z.shape)}; expected [B, D], one code in each row.")
     if labels is not None and (not isinstance(labels, Tensor) or labels.is_floating_point()):
-        raise TypeError(f"labels are {_kind(labels)}; expected an integer tensor [{len(z)}].")
+        raise TypeError(f"labels are {kind_of(labels)}; expected an integer tensor [{len(z)}].")
     if labels is not None and labels.shape != (len(z),):
         raise ValueError(f"labels have shape {list(labels.shape)}; expected [{len(z)}].")
-
-
-def _kind(value: object) -> str:
-    return str(value.dtype) if isinstance(value, Tensor) else f"a {type(value).__name__}"

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from vaelib.evaluation import (
-    check_count,
     check_posteriors,
-    checked_images,
     evaluation_mode,
     posterior_of,
 )
@@ -19,6 +17,7 @@ from vaelib.objectives import kl_to_standard_normal
 from vaelib.posteriors import DiagonalNormal
 from vaelib.schedules import cosine
 from vaelib.seeding import generator
+from vaelib.validation import check_count
 
 
 @torch.no_grad()
@@ -52,7 +51,7 @@ def elbo_under(
         below 1.
     """
     check_count("samples", samples)
-    images = checked_images(vae, images)
+    images = vae.checked_images(images)
     check_posteriors(vae, images, q)
     rng = generator(seed, "bound", vae.device)
     bounds = []
@@ -113,7 +112,7 @@ def fit_posteriors(
     """
     check_count("steps", steps)
     check_count("samples", samples)
-    images = checked_images(vae, images)
+    images = vae.checked_images(images)
     rng = generator(seed, "posteriors", vae.device)
     parts = _in_parts(vae, images, posterior_of(vae, images))
     with evaluation_mode(vae):

@@ -10,9 +10,9 @@ from torch.distributions import Normal, kl_divergence
 
 from vaelib import VAE, Bernoulli, MLPDecoder, MLPEncoder
 from vaelib.evaluation import log_likelihood, posterior_of
-from vaelib.inference import elbo_under, fit_posteriors
 from vaelib.objectives import elbo
 from vaelib.posteriors import DiagonalNormal
+from vaelib.svi import elbo_under, fit_posteriors
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ VERSIONS ?= lowest
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install book html test check-book publish long-runs benchmarks versions badges clean
+.PHONY: help install book html test check-book publish long-runs benchmarks versions badges address clean
 .DELETE_ON_ERROR:
 
 help:  ## Show this list
@@ -59,8 +59,11 @@ benchmarks: $(INSTALLED)  ## Speed and quality against other implementations, tw
 versions:  ## Run every chapter in quick on other versions: VERSIONS=lowest, colab or newest
 	$(PYTHON) book/versions.py $(VERSIONS)
 
-badges: $(INSTALLED)  ## Rewrite badges and set-up cells after the address in _config.yml changed
+badges: $(INSTALLED)  ## Write this repository's address into everything that names it
 	$(BIN)/python -m book badges
+
+address: $(INSTALLED)  ## Fail unless the committed address is this repository's
+	$(BIN)/python -m book address
 
 clean:  ## Remove everything that is built, but not .venv
 	rm -rf _build .pytest_cache .ruff_cache

@@ -49,8 +49,11 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("chapters", nargs="*", help="names such as 01_vae_theory; default: all")
     publish.set_defaults(run=_publish)
 
-    badges = commands.add_parser("badges", help="rewrite links after the address changed")
+    badges = commands.add_parser("badges", help="write this repository's address everywhere")
     badges.set_defaults(run=_badges)
+
+    address = commands.add_parser("address", help="fail unless the committed address is this one")
+    address.set_defaults(run=_address)
     return parser
 
 
@@ -96,9 +99,24 @@ def _publish(options: argparse.Namespace) -> None:
 
 
 def _badges(_: argparse.Namespace) -> None:
-    from book.badges import refresh_all
+    from book.badges import AddressError, address_here, refresh_all
 
-    print("rewritten:", ", ".join(refresh_all(CHECKOUT)) or "nothing")
+    try:
+        url = address_here(CHECKOUT.root)
+    except AddressError as error:
+        sys.exit(str(error))
+    if url is None:
+        print(f"no remote on GitHub, so the address stays {CHECKOUT.repository().url}")
+    print("rewritten:", ", ".join(refresh_all(CHECKOUT, url)) or "nothing")
+
+
+def _address(_: argparse.Namespace) -> None:
+    from book.badges import AddressError, check_address
+
+    try:
+        check_address(CHECKOUT)
+    except AddressError as error:
+        sys.exit(str(error))
 
 
 def _select(names: list[str]) -> list[Path]:

@@ -1,15 +1,45 @@
-"""Badge rows and set-up cells, derived from the address in ``_config.yml``."""
+"""Links on top of the chapters and their set-up cells, derived from the address of the course."""
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
 
 import nbformat
 
+import vaelib
 from book.layout import Layout, Repository
 
 ROW = re.compile(r"<!-- badges -->.*?<!-- /badges -->", re.DOTALL)
-INSTALL = re.compile(r"vaelib @ git\+[^\"']*")
+PAGES = ("_config.yml", "README.md", "CITATION.cff", "book/intro.md")
+"""Files beside the chapters that name the address."""
+SETUP = """# @title Set-up: install vaelib where it is missing
+try:
+    import vaelib
+except ModuleNotFoundError as error:
+    if error.name != "vaelib":
+        raise  # vaelib is there, and lacks something that it needs
+    import subprocess
+    import sys
+
+    # --no-deps: Colab's own versions stay as they are
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
+    source = "git+{url}@v{version}"
+    if subprocess.call([*pip, f"vaelib @ {{source}}"]):
+        raise RuntimeError(
+            f"pip could not install vaelib from {{source}}: its message is above. "
+            "This needs the network. In a clone of the course: make install"
+        ) from None
+    import vaelib"""
+HIDDEN = {"cellView": "form", "jupyter": {"source_hidden": True}}
+"""How JupyterLab and Colab are told to collapse a cell; the book goes by the tag hide-input."""
+
+
+class AddressError(ValueError):
+    """The repository that the course lies in is not the one that it names."""
 
 
 def badge_row(name: str, repository: Repository) -> str:
@@ -27,7 +57,7 @@ def badge_row(name: str, repository: Repository) -> str:
 def refresh(
     notebook: nbformat.NotebookNode, name: str, repository: Repository
 ) -> nbformat.NotebookNode:
-    """Rewrite the badge row and the pip line of a chapter in place, and return it.
+    """Rewrite the badge row and the set-up cell of a chapter in place, and return it.
 
     Parameters
     ----------
@@ -40,21 +70,84 @@ def refresh(
     """
     first = notebook.cells[0]
     first.source = ROW.sub(lambda _: badge_row(name, repository), first.source)
-    requirement = f"vaelib @ git+{repository.url}@{repository.branch}"
     for cell in notebook.cells:
-        if "setup" in cell.metadata.get("tags", []):
-            cell.source = INSTALL.sub(lambda _: requirement, cell.source)
+        tags = cell.metadata.get("tags", [])
+        if "setup" in tags:
+            cell.source = SETUP.format(url=repository.url, version=vaelib.__version__)
+            cell.metadata |= {**HIDDEN, "tags": sorted({*tags, "hide-input"})}
     return notebook
 
 
-def refresh_all(layout: Layout) -> list[str]:
-    """Rewrite every chapter whose links are out of date, and return their names."""
+def refresh_all(layout: Layout, url: str | None = None) -> list[str]:
+    """Rewrite everything that names the address, and return the files that were out of date.
+
+    Parameters
+    ----------
+    layout
+        The checkout.
+    url
+        A new address; by default that of ``_config.yml`` stays.
+    """
     changed = []
+    old = layout.repository().url
+    for path in (layout.root / name for name in PAGES if (layout.root / name).exists()):
+        changed += _rewrite(path, path.read_text(encoding="utf-8").replace(old, url or old))
     for path in layout.chapters():
-        before = path.read_text(encoding="utf-8")
-        notebook = refresh(nbformat.reads(before, as_version=4), path.name, layout.repository())
-        after = nbformat.writes(notebook) + "\n"
-        if after != before:
-            path.write_text(after, encoding="utf-8")
-            changed.append(path.stem)
+        notebook = nbformat.read(path, as_version=4)
+        refresh(notebook, path.name, layout.repository())
+        changed += _rewrite(path, nbformat.writes(notebook) + "\n")
     return changed
+
+
+def address_here(root: Path, environment: Mapping[str, str] = os.environ) -> str | None:
+    """Return the address on GitHub of the repository that a checkout lies in.
+
+    The variable ``GITHUB_REPOSITORY`` says so in a workflow, elsewhere the remote ``origin``.
+
+    Returns
+    -------
+    str or None
+        None if there is no such remote, or it does not lie on GitHub.
+
+    Raises
+    ------
+    AddressError
+        If the variable is not of the form ``owner/name``.
+    """
+    if owner_and_name := environment.get("GITHUB_REPOSITORY"):
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", owner_and_name):
+            raise AddressError(f"GITHUB_REPOSITORY is {owner_and_name!r}; expected owner/name")
+        return f"https://github.com/{owner_and_name}"
+    git = ["git", "-C", str(root), "remote", "get-url", "origin"]
+    remote = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    match = re.fullmatch(
+        r"(?:https://github\.com/|git@github\.com:|ssh://git@github\.com/)([\w.-]+/[\w.-]+?)(?:\.git)?/?",
+        remote,
+    )
+    return f"https://github.com/{match[1]}" if match else None
+
+
+def check_address(layout: Layout, environment: Mapping[str, str] = os.environ) -> None:
+    """Compare the committed address with that of the repository.
+
+    Raises
+    ------
+    AddressError
+        If they differ, or nobody knows the repository's.
+    """
+    committed, here = layout.repository().url, address_here(layout.root, environment)
+    if here is None:
+        raise AddressError(f"no repository on GitHub is known to compare with {committed}")
+    if here.lower() != committed.lower():
+        raise AddressError(
+            f"this repository is {here}, but the course names {committed}, from where readers "
+            "would install: run make badges, commit what it changes, and push"
+        )
+
+
+def _rewrite(path: Path, text: str) -> list[str]:
+    """Write a file if its text is new; return its name if so."""
+    if path.read_text(encoding="utf-8") == text:
+        return []
+    path.write_text(text, encoding="utf-8")
+    return [path.name]

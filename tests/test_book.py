@@ -13,9 +13,9 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from book import badges, execute, publish, stage
+from book import execute, publish, stage
 from book.__main__ import main
-from book.layout import CHECKOUT, Layout, Repository
+from book.layout import CHECKOUT, Layout
 from book.render import RenderError, render
 
 ROOT = CHECKOUT.root
@@ -139,26 +139,6 @@ def test_publish_copies_back_only_what_went_through_and_cleans_it(layout, capsys
     assert "papermill" not in text
     assert not re.search(r"20\d\d-\d\d-\d\dT", text)
     assert "version" not in committed.metadata.language_info
-
-
-def test_badges_and_setup_follow_the_address(layout):
-    notebook = nbformat.read(layout.notebooks / "02_good.ipynb", as_version=4)
-    repository = Repository("https://github.com/some/where", "v1")
-    badges.refresh(notebook, "02_good.ipynb", repository)
-    first, setup = notebook.cells[0].source, notebook.cells[1].source
-    assert (
-        "https://colab.research.google.com/github/some/where/blob/v1/notebooks/02_good.ipynb"
-        in first
-    )
-    assert "https://github.com/some/where/raw/v1/notebooks/02_good.ipynb" in first
-    assert first.startswith("# Chapter")
-    assert first.endswith("Text.")
-    assert setup == 'pip = "vaelib @ git+https://github.com/some/where@v1"'
-    (layout.root / "_config.yml").write_text(
-        "repository: {url: https://github.com/a/b, branch: main}\n"
-    )
-    assert badges.refresh_all(layout) == ["01_bad", "02_good"]
-    assert badges.refresh_all(layout) == []
 
 
 RUN = {
@@ -312,13 +292,3 @@ def test_pins_stand_in_one_place():
 def test_the_package_gives_lower_bounds_only():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert all(re.fullmatch(r"[\w-]+>=[\d.]+", name) for name in project["dependencies"])
-
-
-def test_the_address_stands_in_one_place():
-    url, branch = CHECKOUT.repository()
-    for name in ("README.md", "CITATION.cff"):
-        addresses = re.findall(
-            r"https://github\.com/[\w.-]+/[\w.-]+", (ROOT / name).read_text(encoding="utf-8")
-        )
-        assert set(addresses) <= {url}, name
-    assert branch

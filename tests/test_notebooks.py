@@ -96,8 +96,6 @@ def test_one_setup_and_one_parameters_cell(code):
 def test_links_follow_the_configuration(path, notebook):
     repository = CHECKOUT.repository()
     assert ROW.findall(notebook.cells[0].source) == [badge_row(path.name, repository)]
-    (setup,) = (cell for cell in notebook.cells if "setup" in tags(cell))
-    assert f"vaelib @ git+{repository.url}@{repository.branch}" in setup.source
     before = json.dumps(notebook)
     assert json.dumps(refresh(notebook, path.name, repository)) == before, "run make badges"
 

@@ -50,7 +50,7 @@ publish: $(INSTALLED)  ## Maintainers: full run of the chapters, copied to noteb
 	$(BIN)/python -m book publish $(ARGS)
 
 long-runs: $(INSTALLED)  ## Train what the chapters cannot train live; resumable, a GPU helps
-	$(BIN)/python -m vaelib.long_runs $(ARGS)
+	$(BIN)/python -m vaelib.course $(ARGS)
 
 benchmarks: $(INSTALLED)  ## Speed and quality against other implementations, twenty minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[benchmarks]"

@@ -19,7 +19,7 @@ from papermill.exceptions import PapermillExecutionError
 import vaelib
 from vaelib import data
 from vaelib.hardware import pick_device
-from vaelib.results import PUBLISHED, provenance, write_json
+from vaelib.course.results import PUBLISHED, provenance, write_json
 
 # Outputs depend on these packages: an upgrade of one of them runs the chapters again.
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "matplotlib")

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from vaelib.checks import ClaimError, check
+from vaelib.course.claims import ClaimError, check
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vaelib.explorer import Explorer, beta_explorer
+from vaelib.course.labs.beta_explorer import Explorer, beta_explorer
 
 BETAS = (0.0, 0.5, 1.0, 20.0)
 DISTORTION = (60.0, 75.5, 90.25, 180.0)

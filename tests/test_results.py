@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vaelib import results
-from vaelib.results import Results, provenance, write_json
+from vaelib.course.results import Results, provenance, write_json
 
 WORDS = {"protocol": "test set, one sample", "better": "lower"}
 ENTRY = {"name", "value", "sd", "n", "unit", "protocol", "better"}

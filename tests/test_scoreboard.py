@@ -17,7 +17,7 @@ from vaelib.evaluation import active_units, evaluate, fixed_subset, log_likeliho
 from vaelib.long_runs import LONG_RUNS, load
 from vaelib.posteriors import DiagonalNormal
 from vaelib.sample_quality import Judge
-from vaelib.scoreboard import ENTRIES, IMAGES, SAMPLES, Entry, fitted_proposal, score, scored
+from vaelib.course.scoreboard import ENTRIES, IMAGES, SAMPLES, Entry, fitted_proposal, score, scored
 from vaelib.seeding import generator
 from vaelib.svi import elbo_under, fit_posteriors
 

@@ -5,7 +5,6 @@ each module. Losses are per image and in nats; they are averaged once, where the
 """
 
 import vaelib.threads  # noqa: F401  first of all: torch reads once what this sets
-from vaelib.checks import check
 from vaelib.evaluation import evaluate, log_likelihood
 from vaelib.likelihoods import Bernoulli, Gaussian
 from vaelib.models import VAE, Autoencoder
@@ -29,7 +28,6 @@ __all__ = [
     "Gaussian",
     "MLPDecoder",
     "MLPEncoder",
-    "check",
     "elbo",
     "evaluate",
     "fit",

@@ -1,0 +1,1 @@
+"""Live figures: plain scripts inside the page, with their data."""

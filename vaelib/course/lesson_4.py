@@ -1,0 +1,178 @@
+"""Lesson 4: beta as the price of a nat, on a sweep and on project C.
+
+Project C is ``gozsoy/conditional-vae``.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from vaelib.course.lesson_2 import train_128d
+from vaelib.course.lesson_3 import comparison_vae
+from vaelib.course.protocols import images_of, parts_of, prior_match, train_and_measure
+from vaelib.course.results import provenance
+from vaelib.course.store import LongRun, LongRuns
+from vaelib.evaluation import active_units, evaluate
+from vaelib.likelihoods import Gaussian
+from vaelib.models import VAE
+from vaelib.networks import MLPDecoder, MLPEncoder
+from vaelib.objectives import Objective, free_bits
+from vaelib.schedules import Schedule, cyclical, linear, warmup_cosine
+from vaelib.sweeps import fit_sweep
+from vaelib.training import fit
+
+BETAS = (0.0, 0.005, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0, 16.0, 28.0, 50.0, 200.0)
+"""The values of beta of chapter 4, from an autoencoder with noise to collapse."""
+
+PROJECT_C_MEAN, PROJECT_C_STD = 0.13066, 0.30811
+"""Mean and standard deviation of MNIST's training pixels, as project C rounds them."""
+
+PROJECT_C_CONSTANT = 784 / 2 * math.log(math.pi)
+"""Distortion of project C's network minus its sum of squared errors, in nats."""
+
+
+def sweep_vaes(*, seed: int = 0) -> list[VAE]:
+    """Build a 16-D network of chapter 3 with equal first weights for each of :data:`BETAS`."""
+    return [comparison_vae("mlp", 800_000, latent_dim=16, seed=seed) for _ in BETAS]
+
+
+def sweep_training(profile: str = "full") -> dict[str, Any]:
+    """Return the arguments of :func:`vaelib.sweeps.fit_sweep` for the sweep of chapter 4."""
+    full = profile == "full"
+    return {
+        "epochs": 6,
+        "batch_size": 128 if full else 64,
+        "lr": warmup_cosine(8e-3),
+        "weight_decay": 0.01,
+        "precision": "auto" if full else "float32",
+    }
+
+
+def project_c_images(grey: Tensor) -> Tensor:
+    """Standardise grey values in [0, 1] as project C does: one mean and one scale for all."""
+    return (grey - PROJECT_C_MEAN) / PROJECT_C_STD
+
+
+def project_c_vae(*, seed: int = 0) -> VAE:
+    """Build project C's network, 784-500-120-15 and back, with sigma = softplus(rho).
+
+    Project C trains on the sum of squared errors plus beta times the rate. A Gaussian whose
+    variance is 1/2 has just this sum as its distortion, up to :data:`PROJECT_C_CONSTANT`.
+    """
+    return VAE(
+        encoder=MLPEncoder(latent_dim=15, hidden=(500, 120), seed=seed),
+        decoder=MLPDecoder(latent_dim=15, hidden=(120, 500), seed=seed),
+        likelihood=Gaussian(link="identity", scale=math.sqrt(0.5)),
+        scale="softplus",
+    )
+
+
+def project_c_training() -> dict[str, Any]:
+    """Return the arguments of :func:`vaelib.training.fit` for project C's network."""
+    return {"epochs": 15, "batch_size": 64, "lr": 1e-3}
+
+
+def train_sweep(seed: int) -> tuple[dict[str, VAE], dict[str, Any]]:
+    """Train the sweep of chapter 4 on all of MNIST's training images."""
+    train, test = images_of("mnist")
+    vaes = sweep_vaes(seed=seed)
+    started = time.perf_counter()
+    fit_sweep(vaes, train, betas=BETAS, seed=seed, **sweep_training())
+    seconds = time.perf_counter() - started
+    reports = [evaluate(vae, test) for vae in vaes]
+    matches = [prior_match(vae, train, test) for vae in vaes]
+    titled = {f"16-D, mlp, β = {beta:g}": vae for beta, vae in zip(BETAS, vaes, strict=True)}
+    return titled, {
+        "beta": list(BETAS),
+        "test_distortion": [report.distortion for report in reports],
+        "test_rate": [report.rate for report in reports],
+        "test_active_units": [int(active_units(vae, test).sum()) for vae in vaes],
+        **{name: [match[name] for match in matches] for name in matches[0]},
+        "seconds": seconds,
+        "provenance": provenance("full", vaes[0].device, seconds),
+    }
+
+
+def train_project_c(
+    seed: int, *, beta: float | Schedule, objective: Objective | None = None
+) -> tuple[VAE, dict[str, Any]]:
+    """Train project C's network by its recipe: standardised pixels, Adam at 1e-3, 15 epochs."""
+    train, test = map(project_c_images, images_of("mnist"))
+    vae = project_c_vae(seed=seed)
+    recipe = project_c_training() | {"beta": beta, "objective": objective}
+    vae, numbers = train_and_measure(vae, train, test, seed=seed, **recipe)
+    error = numbers["test_distortion"] - PROJECT_C_CONSTANT
+    return vae, {**numbers, "test_squared_error": error}
+
+
+def train_project_c_for_long(seed: int, *, beta: float) -> tuple[VAE, dict[str, Any]]:
+    """Train project C's network for 100 epochs with an eye on 10,000 validation images."""
+    train, validation, test = map(project_c_images, parts_of("mnist"))
+    vae = project_c_vae(seed=seed)
+    recipe = project_c_training() | {"epochs": 100, "beta": beta}
+    history = fit(vae, train, test=validation, snapshot_every=1, seed=seed, **recipe)
+
+    def loss(split: str) -> list[float]:
+        parts = (history.curve(split, part) for part in ("distortion", "rate"))
+        return [d - PROJECT_C_CONSTANT + beta * r for d, r in zip(*parts, strict=True)]
+
+    on_validation = loss("test")
+    best = min(history.snapshots, key=lambda epoch: on_validation[epoch])
+    tested = {}
+    for epoch in (15, best, 100):
+        vae.load_state_dict(history.snapshots[epoch])
+        report = evaluate(vae, test)
+        tested[str(epoch)] = report.distortion - PROJECT_C_CONSTANT + beta * report.rate
+    return vae, {
+        "train_loss": loss("train"),
+        "validation_loss": on_validation,
+        "best_epoch": best,
+        "test_loss_after": tested,
+        "seconds": history.seconds,
+        "provenance": provenance("full", vae.device, history.seconds),
+    }
+
+
+THREE = (0, 1, 2)
+RUNS = LongRuns(
+    "04_beta_tradeoff",
+    [
+        LongRun("beta-sweep-16d", train_sweep, seeds=THREE),
+        LongRun("project-c-0", partial(train_project_c, beta=0.0), seeds=THREE, keeps_weights=True),
+        LongRun("project-c-0.3", partial(train_project_c, beta=0.3)),
+        LongRun("project-c-8", partial(train_project_c, beta=8.0), seeds=THREE),
+        LongRun(
+            "project-c-12", partial(train_project_c, beta=12.0), seeds=THREE, keeps_weights=True
+        ),
+        LongRun("project-c-80", partial(train_project_c, beta=80.0)),
+        LongRun("project-c-120", partial(train_project_c, beta=120.0)),
+        LongRun(
+            "project-c-200", partial(train_project_c, beta=200.0), seeds=THREE, keeps_weights=True
+        ),
+        LongRun("project-c-0.3-100-epochs", partial(train_project_c_for_long, beta=0.3)),
+        LongRun("project-c-12-100-epochs", partial(train_project_c_for_long, beta=12.0)),
+        LongRun(
+            "project-c-12-annealing",
+            partial(train_project_c, beta=linear(0.0, 12.0, over=0.5)),
+            seeds=THREE,
+        ),
+        LongRun(
+            "project-c-12-cyclical", partial(train_project_c, beta=cyclical(12.0)), seeds=THREE
+        ),
+        LongRun(
+            "project-c-12-free-bits",
+            partial(train_project_c, beta=12.0, objective=free_bits(0.1)),
+            seeds=THREE,
+        ),
+        LongRun(
+            "128d-annealing", partial(train_128d, beta=linear(0.0, 1.0, over=0.5)), seeds=THREE
+        ),
+        LongRun("128d-cyclical", partial(train_128d, beta=cyclical(1.0)), seeds=THREE),
+        LongRun("128d-free-bits", partial(train_128d, objective=free_bits(0.1)), seeds=THREE),
+    ],
+)

@@ -1,0 +1,89 @@
+"""Measurements that the long runs of several chapters share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from vaelib import data
+from vaelib.aggregate import AggregatePosterior, codes, gaussian_total_correlation
+from vaelib.course.results import provenance
+from vaelib.data import Split, to_float
+from vaelib.evaluation import (
+    active_units,
+    evaluate,
+    fixed_subset,
+    posterior_of,
+    posterior_scale,
+    reconstruction_rmse,
+)
+from vaelib.models import VAE
+from vaelib.networks import count_parameters
+from vaelib.separation import (
+    knn_accuracy,
+    mean_triplet_loss,
+    root_mean_square,
+    silhouette,
+    triplet_accuracy,
+)
+from vaelib.training import fit
+
+
+def train_and_measure(
+    vae: VAE, train: Tensor, test: Tensor, *, seed: int, **training: Any
+) -> tuple[VAE, dict[str, Any]]:
+    """Train a model by :func:`vaelib.training.fit` and return it with its numbers."""
+    history = fit(vae, train, evaluate_every=training["epochs"], seed=seed, **training)
+    on_train, on_test = evaluate(vae, train), evaluate(vae, test)
+    return vae, {
+        "test_negative_elbo": on_test.negative_elbo,
+        "test_distortion": on_test.distortion,
+        "test_rate": on_test.rate,
+        "test_active_units": int(active_units(vae, test).sum()),
+        "test_rmse": float(reconstruction_rmse(vae, test).mean()),
+        "train_negative_elbo": on_train.negative_elbo,
+        "parameters": count_parameters(vae),
+        "seconds": history.seconds,
+        "provenance": provenance("full", vae.device, history.seconds),
+    }
+
+
+def prior_match(vae: VAE, train: Tensor, test: Tensor) -> dict[str, float]:
+    """Measure how far the codes of the test images are from the prior."""
+    z = codes(vae, test)
+    # Another seed: a collapsed model has no images in its codes, only the noise.
+    mixture = AggregatePosterior(codes(vae, fixed_subset(train, 20_000), seed=1))
+    return {
+        "test_mismatch": mixture.mismatch(z),
+        "test_total_correlation": gaussian_total_correlation(z),
+        "test_mean_scale": float(posterior_scale(vae, test).mean()),
+    }
+
+
+def separation_of(vae: VAE, voters: Split, split: Split) -> dict[str, float]:
+    """Measure how well a model keeps the classes of a split apart; means, but where it says z."""
+    train_mu, mu = (posterior_of(vae, to_float(part.images)).mu for part in (voters, split))
+    z = codes(vae, to_float(split.images))
+    size = root_mean_square(z)
+    return {
+        "knn_accuracy": knn_accuracy(train_mu, voters.labels, mu, split.labels),
+        "triplet_accuracy": triplet_accuracy(mu, split.labels),
+        "silhouette": silhouette(mu, split.labels),
+        "root_mean_square_z": size,
+        "triplet_loss_z": mean_triplet_loss(z, split.labels),
+        "triplet_loss_z_at_unit_size": mean_triplet_loss(z / size, split.labels),
+    }
+
+
+def images_of(name: str) -> tuple[Tensor, Tensor]:
+    """Return all training and all test images of a data set, with grey values in [0, 1]."""
+    dataset = data.load(name)
+    return to_float(dataset.train.images), to_float(dataset.test.images)
+
+
+def parts_of(name: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the training, validation and test images of a data set, grey values in [0, 1]."""
+    dataset = data.load(name)
+    parts = (dataset.train_part, dataset.validation, dataset.test)
+    return tuple(to_float(part.images) for part in parts)

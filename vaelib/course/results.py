@@ -1,0 +1,155 @@
+"""The numbers that the book reports, and where they came from."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vaelib.hardware import pick_precision, processor_name
+
+PACKAGE = Path(__file__).resolve().parents[1]
+# In a checkout the published numbers lie beside the package; in a wheel they lie inside it.
+PUBLISHED = next(
+    (p for p in (PACKAGE.parent / "results", PACKAGE / "published") if p.is_dir()),
+    PACKAGE / "published",
+)
+
+
+class Results:
+    """Collects the numbers of one notebook; the publishing run writes them to a file.
+
+    Parameters
+    ----------
+    notebook
+        Name of the notebook without its ending.
+    profile
+        ``"quick"`` or ``"full"``.
+    """
+
+    def __init__(self, notebook: str, *, profile: str) -> None:
+        self.notebook, self.profile = notebook, profile
+        self.entries: list[dict[str, Any]] = []
+        self.started = time.perf_counter()
+
+    def add(
+        self,
+        name: str,
+        values: float | Sequence[float],
+        *,
+        protocol: str,
+        better: str,
+        unit: str = "nats",
+        reference: float | None = None,
+        source: str | None = None,
+    ) -> None:
+        """Add a number.
+
+        Parameters
+        ----------
+        name
+            Data set, model and quantity in words: ``"mnist 2-D mlp test -elbo"``.
+        values
+            The value, or one value for each seed or draw.
+        protocol
+            What a reader must know to measure the same thing again.
+        better
+            ``"lower"`` or ``"higher"``.
+        unit
+            ``"nats"``, or ``"fraction"`` for a value in [0, 1].
+        reference, source
+            The value of prior work, and whose it is.
+
+        Raises
+        ------
+        ValueError
+            If ``better`` is neither of the two words, or there is no value.
+        """
+        if better not in ("lower", "higher"):
+            raise ValueError(f"better is {better!r}; expected 'lower' or 'higher'.")
+        values = [float(v) for v in values] if isinstance(values, Sequence) else [float(values)]
+        if not values:
+            raise ValueError(f"{name}: there is no value to report.")
+        if not all(map(math.isfinite, values)):
+            raise ValueError(f"{name}: {values} holds a value that is not finite.")
+        if (reference is None) != (source is None):
+            raise ValueError(f"{name}: reference and source go together: give both or neither.")
+        entry = {
+            "name": name,
+            "value": statistics.fmean(values),
+            "sd": statistics.stdev(values) if len(values) > 1 else None,
+            "n": len(values),
+            "unit": unit,
+            "protocol": protocol,
+            "better": better,
+        }
+        if reference is not None:
+            entry |= {"reference": reference, "source": source}
+        self.entries.append(entry)
+
+    def save(self, *, device: str | torch.device) -> None:
+        """Write ``<notebook>.json`` into ``VAELIB_RESULTS_DIR``; do nothing where it is not set."""
+        folder = os.environ.get("VAELIB_RESULTS_DIR")
+        if folder:
+            record = provenance(self.profile, device, time.perf_counter() - self.started)
+            write_json(
+                Path(folder) / f"{self.notebook}.json",
+                {"provenance": record, "results": self.entries},
+            )
+
+
+def provenance(profile: str, device: str | torch.device, seconds: float) -> dict[str, Any]:
+    """Describe a run: profile, hardware, torch, git commit, wall time in seconds and date."""
+    device = torch.device(device)
+    return {
+        "profile": profile,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "processor": processor_name(),
+        "threads": torch.get_num_threads(),
+        "auto_precision": pick_precision("auto", device),
+        "torch": torch.__version__,
+        "commit": _git_commit(),
+        "wall_time_s": round(seconds, 1),
+        "date": date.today().isoformat(),
+    }
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON to a file that appears whole or not at all."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8"
+    ) as file:
+        pass
+    part = Path(file.name)
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.chmod(0o644)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _git_commit() -> str | None:
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(PACKAGE), "rev-parse", "--short", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()

@@ -119,7 +119,7 @@ RUNS = LongRuns(
     [
         LongRun("128d", train_128d, seeds=THREE, title="128-D, mlp"),
         LongRun(
-            "project-d-warmup-cosine",
+            "project-d-one-cycle",
             partial(train_project_d, lr=warmup_cosine(2e-3), epochs=40),
             seeds=THREE,
             title="128-D, project D",

@@ -245,6 +245,6 @@ RUNS = LongRuns(
         ),
         LongRun("project-e-constant-1e-4", partial(train_project_e, lr=constant(1e-4))),
         LongRun("project-e-constant-2e-3", partial(train_project_e, lr=constant(2e-3))),
-        LongRun("project-e-warmup-cosine-4e-3", partial(train_project_e, lr=warmup_cosine(4e-3))),
+        LongRun("project-e-one-cycle-4e-3", partial(train_project_e, lr=warmup_cosine(4e-3))),
     ],
 )

@@ -24,7 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.contenders import CONTENDERS, NETWORKS, as_pythae, training_images, vaelib
 from benchmarks.ladder import LADDER, climb
-from vaelib import data, recipes
+from vaelib import data
+from vaelib.course import lesson_4, lesson_7
 from vaelib.evaluation import evaluate, log_likelihood
 from vaelib.models import VAE
 from vaelib.networks import MLPDecoder, MLPEncoder
@@ -89,7 +90,7 @@ def scoring(library: str, n: int, k: int, device: str) -> Numbers:
     """Estimate log p of n binary images by k samples each, with the network of chapter 7."""
     grey = data.to_float(data.load("mnist").test.images[:n])
     x = data.binarize(grey, generator=generator(0, "binary test")).to(device)
-    vae = recipes.burda_vae(grey).to(device).eval()
+    vae = lesson_7.burda_vae(grey).to(device).eval()
     estimate = {"pythae": _pythae_estimate, "vaelib": _vaelib_estimate}[library](vae)
     estimate(x[:5], k)
     started = time.perf_counter()
@@ -114,21 +115,21 @@ def _pythae_estimate(vae: VAE) -> Callable[[Tensor, int], float]:
 
 def sweep(way: str, batch_size: int, precision: str, n: int, device: str) -> Numbers:
     """Train the twelve models of chapter 4, together or one by one."""
-    vaes, images = recipes.sweep_vaes(), training_images(n)
+    vaes, images = lesson_4.sweep_vaes(), training_images(n)
     recipe = {"epochs": 1, "batch_size": batch_size, "precision": precision, "device": device}
 
     def seconds(vaes: list[VAE], images: Tensor) -> float:
         if way == "together":
             started = time.perf_counter()
-            fit_sweep(vaes, images, betas=recipes.BETAS, progress=False, **recipe)
+            fit_sweep(vaes, images, betas=lesson_4.BETAS, progress=False, **recipe)
             return time.perf_counter() - started
-        pairs = zip(vaes, recipes.BETAS, strict=True)
+        pairs = zip(vaes, lesson_4.BETAS, strict=True)
         # Without the evaluations of fit, which fit_sweep does not make.
         return sum(
             fit(vae, images, beta=beta, progress=False, **recipe).seconds for vae, beta in pairs
         )
 
-    seconds(recipes.sweep_vaes(), images[:batch_size])
+    seconds(lesson_4.sweep_vaes(), images[:batch_size])
     return {"images_per_second": n * len(vaes) / seconds(vaes, images)}
 
 

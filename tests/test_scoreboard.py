@@ -9,15 +9,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from vaelib.long_runs import LONG_RUNS, load
 
-from vaelib import VAE, Bernoulli, Gaussian, data, recipes, scoreboard
+from vaelib import VAE, Bernoulli, Gaussian, data, scoreboard
 from vaelib.aggregate import codes
+from vaelib.course import lesson_3, lesson_4, lesson_5, lesson_6, lesson_7
+from vaelib.course.scoreboard import ENTRIES, IMAGES, SAMPLES, Entry, fitted_proposal, score, scored
 from vaelib.data import Dataset, Split, to_float
 from vaelib.evaluation import active_units, evaluate, fixed_subset, log_likelihood, posterior_of
-from vaelib.long_runs import LONG_RUNS, load
 from vaelib.posteriors import DiagonalNormal
 from vaelib.sample_quality import Judge
-from vaelib.course.scoreboard import ENTRIES, IMAGES, SAMPLES, Entry, fitted_proposal, score, scored
 from vaelib.seeding import generator
 from vaelib.svi import elbo_under, fit_posteriors
 
@@ -270,22 +271,22 @@ def fits(monkeypatch, source):
     return seen
 
 
-@pytest.mark.parametrize("beta", recipes.BETAS)
+@pytest.mark.parametrize("beta", lesson_4.BETAS)
 def test_the_models_of_the_sweep_are_trained_as_in_chapter_4(fits, source, beta):
     vae, _ = ENTRIES[f"sweep-{beta:g}"].train(5)
     ((trained, images, options),) = fits
     assert trained is vae
     assert torch.equal(images, to_float(source.train.images))
-    twin = recipes.comparison_vae("mlp", 800_000, latent_dim=16, seed=5).state_dict()
+    twin = lesson_3.comparison_vae("mlp", 800_000, latent_dim=16, seed=5).state_dict()
     assert all(torch.equal(value, twin[name]) for name, value in vae.state_dict().items())
-    recipe = recipes.sweep_training()
+    recipe = lesson_4.sweep_training()
     assert options.pop("lr")(0.3) == recipe.pop("lr")(0.3)
     assert options == recipe | {"seed": 5, "beta": beta, "evaluate_every": recipe["epochs"]}
 
 
 @pytest.mark.parametrize(
     ("family", "budget", "latent_dim"),
-    [(*network, latent_dim) for network in recipes.AROUND_MORE for latent_dim in (2, 16, 32)],
+    [(*network, latent_dim) for network in lesson_3.NETWORKS_BEYOND_2D for latent_dim in (2, 16, 32)],
 )
 def test_the_networks_of_chapter_3_are_trained_at_the_rate_that_validation_chose(
     fits, source, family, budget, latent_dim
@@ -294,11 +295,11 @@ def test_the_networks_of_chapter_3_are_trained_at_the_rate_that_validation_chose
     vae, _ = ENTRIES[name].train(0)
     ((_, images, options),) = fits
     assert torch.equal(images, to_float(source.train_part.images))
-    twin = recipes.comparison_vae(family, budget, latent_dim=latent_dim, seed=0)
+    twin = lesson_3.comparison_vae(family, budget, latent_dim=latent_dim, seed=0)
     assert all(map(torch.equal, vae.state_dict().values(), twin.state_dict().values()))
     chosen = load(f"comparison-{name}")[0]["lr"]
     assert options["lr"](0.1) == pytest.approx(chosen)
-    assert options["epochs"] == recipes.comparison_training()["epochs"]
+    assert options["epochs"] == lesson_3.comparison_training()["epochs"]
 
 
 @pytest.mark.parametrize(
@@ -333,7 +334,7 @@ def test_the_models_of_chapter_6_are_trained_with_the_warp_of_their_data(
     ((_, images, options),) = fits
     assert torch.equal(images, to_float(data.load(dataset).train_part.images))
     assert options["beta"] == 0.1
-    assert vae.encoder.corruption.turn == recipes.m1_warp(dataset).turn
+    assert vae.encoder.corruption.turn == lesson_6.m1_warp(dataset).turn
     assert ENTRIES[name].dataset == dataset
 
 
@@ -343,12 +344,12 @@ def test_the_models_of_chapter_6_are_trained_with_the_warp_of_their_data(
         (
             "small-conv",
             "small-conv",
-            partial(recipes.comparison_vae, "conv", 70_000, latent_dim=2),
+            partial(lesson_3.comparison_vae, "conv", 70_000, latent_dim=2),
         ),
-        ("tutorial", "tutorial-conv", recipes.tutorial_conv_vae),
-        ("tutorial-triplets", "tutorial-conv-triplets", recipes.tutorial_conv_vae),
-        ("burda-vae", "burda-vae", partial(recipes.burda_vae, torch.rand(2, 1, 28, 28))),
-        ("burda-iwae-50", "burda-iwae-50", partial(recipes.burda_vae, torch.rand(2, 1, 28, 28))),
+        ("tutorial", "tutorial-conv", lesson_5.project_a_vae),
+        ("tutorial-triplets", "tutorial-conv-triplets", lesson_5.project_a_vae),
+        ("burda-vae", "burda-vae", partial(lesson_7.burda_vae, torch.rand(2, 1, 28, 28))),
+        ("burda-iwae-50", "burda-iwae-50", partial(lesson_7.burda_vae, torch.rand(2, 1, 28, 28))),
     ],
 )
 def test_what_is_too_long_to_train_again_has_its_published_weights(

@@ -3,9 +3,9 @@ import json
 import pytest
 import torch
 from torch import nn
+from vaelib.long_runs import LongRun, load, publish, weights
 
 from vaelib import ConvEncoder, long_runs
-from vaelib.long_runs import LongRun, load, publish, weights
 
 
 @pytest.fixture

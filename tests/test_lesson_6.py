@@ -10,20 +10,6 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import SVC
 from torch import nn
-
-from vaelib import (
-    VAE,
-    Bernoulli,
-    MLPDecoder,
-    MLPEncoder,
-    data,
-    m1_comparison,
-    recipes,
-    semisupervised,
-)
-from vaelib.corruption import RandomBinarization, RandomWarp
-from vaelib.data import Dataset, Split, balanced_subset, to_float
-from vaelib.evaluation import active_units, evaluate
 from vaelib.m1_comparison import (
     accuracies,
     codes_of_parts,
@@ -38,6 +24,21 @@ from vaelib.m1_comparison import (
     with_svms,
     without_vae,
 )
+
+from vaelib import (
+    VAE,
+    Bernoulli,
+    MLPDecoder,
+    MLPEncoder,
+    data,
+    m1_comparison,
+    recipes,
+    semisupervised,
+)
+from vaelib.corruption import RandomBinarization, RandomWarp
+from vaelib.course import lesson_2, lesson_6
+from vaelib.data import Dataset, Split, balanced_subset, to_float
+from vaelib.evaluation import active_units, evaluate
 from vaelib.seeding import generator
 from vaelib.semisupervised import SpreadingClassifier, draw_labels, neighbour_graph, tuned_svc
 from vaelib.training import fit
@@ -182,7 +183,7 @@ def test_there_are_ten_draws_unless_told_otherwise_and_the_numbers_of_labels_are
     labels = torch.arange(5000) % 10
     x = labels.numpy()[:, None].astype(float)
     found = accuracies("", KNeighborsClassifier(1), (x, labels), test=(x[:10], labels[:10]))
-    names = [str(n) for n in recipes.NUMBERS_OF_LABELS]
+    names = [str(n) for n in lesson_6.NUMBERS_OF_LABELS]
     assert found == {"test_accuracy": {name: [1.0] * 10 for name in names}}
 
 
@@ -280,7 +281,7 @@ def test_the_network_of_the_chapter_is_trained_without_labels_and_judged(
     assert "objective" not in asked
     assert (asked.get("augment") is not None) == (warped == "image")
     assert asked["seed"] == 3
-    recipe = recipes.m1_training()
+    recipe = lesson_6.m1_training()
     for name in ("epochs", "batch_size", "beta", "weight_decay", "precision"):
         assert asked[name] == recipe[name]
     assert asked["lr"](0.3) == recipe["lr"](0.3)
@@ -297,7 +298,7 @@ def test_by_default_the_encoder_sees_images_that_are_warped_as_their_data_set_be
     digits, trainings, judges
 ):
     vae, _ = m1(0, dataset="fashion-mnist")
-    found, expected = vae.encoder.corruption, recipes.m1_warp("fashion-mnist")
+    found, expected = vae.encoder.corruption, lesson_6.m1_warp("fashion-mnist")
     assert isinstance(found, RandomWarp)
     for name in ("turn", "stretch", "slant", "shift", "bend"):
         assert getattr(found, name) == getattr(expected, name)
@@ -312,7 +313,7 @@ def test_the_images_themselves_are_warped_by_the_warp_of_their_data_set(digits, 
         torch.manual_seed(1)
         seen = augment(x, torch.Generator())
         torch.manual_seed(1)
-        assert torch.equal(seen, recipes.m1_warp("fashion-mnist")(x))
+        assert torch.equal(seen, lesson_6.m1_warp("fashion-mnist")(x))
         assert not torch.equal(seen, augment(x, torch.Generator()))  # new at every step
     assert not torch.equal(seen, x)
 
@@ -326,7 +327,7 @@ def test_the_decoder_has_to_match_the_warped_image_or_the_image_as_it_was(
     x = to_float(digits.train_part.images)
     expected = small_vae(corruption=Flip() if warped == "input" else None, seed=2)
     target = x.flip(-1) if warped == "image" else x
-    fit(expected, target, seed=2, **recipes.m1_training() | BRIEF)
+    fit(expected, target, seed=2, **lesson_6.m1_training() | BRIEF)
     for name, value in expected.state_dict().items():
         assert torch.equal(vae.state_dict()[name], value)
 
@@ -381,7 +382,7 @@ def test_the_network_of_project_b_is_repaired_with_and_without_its_decay(
     assert torch.equal(asked["images"], to_float(digits.train_part.images))
     assert (asked["seed"], asked["beta"], asked["epochs"]) == (1, 0.2, 25)
     assert (asked["batch_size"], asked["lr"]) == (128, 1e-3)
-    assert asked.get("objective") == (recipes.project_b_objective if decay else None)
+    assert asked.get("objective") == (lesson_2.project_b_objective if decay else None)
     assert judges == [("with_svms", vae, digits)]
     assert numbers["with_svms"] == 0.25
     assert_accuracies(numbers, ["test_accuracy_sample"])

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
-from vaelib import VAE, Autoencoder, Gaussian, recipes
+from vaelib import VAE, Autoencoder, Gaussian
 from vaelib.corruption import RandomBinarization, RandomWarp
+from vaelib.course import lesson_1, lesson_2, lesson_3, lesson_4, lesson_5, lesson_6, lesson_7
 from vaelib.networks import count_parameters
 from vaelib.objectives import elbo
 from vaelib.sweeps import fit_sweep
@@ -28,38 +29,38 @@ def conv_parameters(channels: list[int]) -> int:
 def test_the_two_dimensional_vae_has_the_size_that_the_chapter_states():
     widths = [784, 256, 256, 256, 4], [2, 128, 128, 128, 256, 784]
     weights = sum(a * b + b for w in widths for a, b in pairwise(w))
-    assert count_parameters(recipes.two_dimensional_vae()) == weights == 601_492
+    assert count_parameters(lesson_1.two_dimensional_vae()) == weights == 601_492
 
 
 def test_only_the_full_profile_corrupts_the_input():
-    full, quick = (recipes.two_dimensional_vae(p).encoder.corruption for p in ("full", "quick"))
+    full, quick = (lesson_1.two_dimensional_vae(p).encoder.corruption for p in ("full", "quick"))
     assert isinstance(full, RandomBinarization)
     assert isinstance(quick, nn.Identity)
 
 
 def test_an_image_that_overshoots_keeps_a_finite_rate():
-    vae = recipes.two_dimensional_vae()
+    vae = lesson_1.two_dimensional_vae()
     nn.init.constant_(vae.encoder.layers[-1].bias, 1000.0)
     assert vae.encode(torch.rand(3, 784)).logvar.eq(2).all()
 
 
 def test_the_learning_rate_rises_for_a_tenth_of_the_training_and_ends_at_zero():
-    lr = recipes.two_dimensional_training()["lr"]
+    lr = lesson_1.two_dimensional_training()["lr"]
     assert [lr(p) for p in (0, 0.05, 0.1)] == [0, 0.002, 0.004]
     assert lr(1.0) < 1e-12
 
 
 def test_the_wide_vae_has_the_size_that_the_chapter_states():
     size = mlp_parameters([784, 512, 256, 2 * 128], [128, 256, 512, 784])
-    assert count_parameters(recipes.wide_vae()) == size == 1_165_840
+    assert count_parameters(lesson_2.vae_128d()) == size == 1_165_840
 
 
 def test_the_wide_network_takes_another_likelihood_and_makes_an_autoencoder():
     gaussian = Gaussian(link="logit", scale=0.3)
-    autoencoder = recipes.wide_vae(gaussian, model=Autoencoder)
+    autoencoder = lesson_2.vae_128d(gaussian, model=Autoencoder)
     assert isinstance(autoencoder, Autoencoder)
     assert autoencoder.likelihood is gaussian
-    vae = recipes.wide_vae()
+    vae = lesson_2.vae_128d()
     assert isinstance(vae, VAE)
     assert vae.likelihood.check(torch.tensor([0.0, 0.5, 1.0])) is None
     for one, two in zip(autoencoder.encoder.parameters(), vae.encoder.parameters(), strict=True):
@@ -67,7 +68,7 @@ def test_the_wide_network_takes_another_likelihood_and_makes_an_autoencoder():
 
 
 def test_only_the_full_profile_trains_the_wide_network_as_long_as_asked():
-    full, quick = (recipes.wide_training(profile, epochs=7) for profile in ("full", "quick"))
+    full, quick = (lesson_2.training_128d(profile, epochs=7) for profile in ("full", "quick"))
     assert (full["epochs"], full["batch_size"], full["precision"]) == (7, 128, "auto")
     assert (quick["epochs"], quick["batch_size"], quick["precision"]) == (10, 64, "float32")
     for recipe in (full, quick):
@@ -76,11 +77,11 @@ def test_only_the_full_profile_trains_the_wide_network_as_long_as_asked():
 
 def test_the_network_of_project_b_has_its_size():
     size = mlp_parameters([784, 600, 600, 2 * 50], [50, 600, 600, 784])
-    assert count_parameters(recipes.project_b_vae()) == size == 1_754_084
+    assert count_parameters(lesson_2.project_b_vae()) == size == 1_754_084
 
 
 def test_the_network_of_project_e_has_its_size_and_leaks():
-    vae = recipes.project_e_vae()
+    vae = lesson_3.project_e_vae()
     size = mlp_parameters([784, 400, 200, 2 * 2], [2, 200, 400, 784])
     assert count_parameters(vae) == size == 790_388
     z = torch.randn(3, 2)
@@ -94,18 +95,18 @@ def test_the_network_of_project_e_has_its_size_and_leaks():
 def test_the_network_of_the_tensorflow_tutorial_has_its_size():
     encoder = conv_parameters([1, 32, 64]) + mlp_parameters([64 * 6 * 6, 2 * 2])
     decoder = mlp_parameters([2, 32 * 7 * 7]) + conv_parameters([32, 64, 32, 1])
-    assert count_parameters(recipes.tutorial_conv_vae()) == encoder + decoder == 69_989
+    assert count_parameters(lesson_5.project_a_vae()) == encoder + decoder == 69_989
 
 
 @pytest.mark.parametrize(
     "build",
     [
-        recipes.wide_vae,
-        recipes.project_b_vae,
-        recipes.project_c_vae,
-        recipes.project_e_vae,
-        recipes.m1_vae,
-        partial(recipes.burda_vae, torch.full((2, 1, 28, 28), 0.3)),
+        lesson_2.vae_128d,
+        lesson_2.project_b_vae,
+        lesson_4.project_c_vae,
+        lesson_3.project_e_vae,
+        lesson_6.m1_vae,
+        partial(lesson_7.burda_vae, torch.full((2, 1, 28, 28), 0.3)),
     ],
 )
 def test_the_seed_of_a_recipe_fixes_its_weights(build, rng_untouched):
@@ -117,7 +118,7 @@ def test_the_seed_of_a_recipe_fixes_its_weights(build, rng_untouched):
 
 
 def test_all_weights_of_project_b_are_tiny_and_its_biases_zero():
-    for name, parameter in recipes.project_b_vae(seed=1).named_parameters():
+    for name, parameter in lesson_2.project_b_vae(seed=1).named_parameters():
         if "bias" in name:
             assert parameter.eq(0).all()
         else:
@@ -131,12 +132,12 @@ def test_all_weights_of_project_b_are_tiny_and_its_biases_zero():
 def test_no_posterior_of_project_b_is_tighter_than_the_prior_unless_asked(bias):
     x = torch.rand(5, 784)
     for scale, variance in (("softplus-logvar", 1 + math.exp(bias)), ("exp", math.exp(bias))):
-        vae = recipes.project_b_vae(scale=scale)
+        vae = lesson_2.project_b_vae(scale=scale)
         nn.init.zeros_(vae.encoder.layers[-1].weight)
         nn.init.constant_(vae.encoder.layers[-1].bias, bias)
         found = vae.encode(x).variance
         torch.testing.assert_close(found, torch.full((5, 50), variance), rtol=1e-5, atol=0)
-    assert recipes.project_b_vae().encode(x).variance.min() >= 1
+    assert lesson_2.project_b_vae().encode(x).variance.min() >= 1
 
 
 def test_the_objective_of_project_b_adds_its_weight_decay_to_every_gradient(make_vae, images):
@@ -146,7 +147,7 @@ def test_the_objective_of_project_b_adds_its_weight_decay_to_every_gradient(make
     x, noise = images[:9].double(), torch.randn(9, 2, dtype=torch.float64)
     parameters = list(vae.parameters())
     bare = elbo(vae, x, noise=noise)
-    decayed = recipes.project_b_objective(vae, x, noise=noise)
+    decayed = lesson_2.project_b_objective(vae, x, noise=noise)
     found = torch.autograd.grad(-decayed.elbo.mean(), parameters)
     truth = torch.autograd.grad(-bare.elbo.mean(), parameters)
     for grad, plain, parameter in zip(found, truth, parameters, strict=True):
@@ -163,7 +164,7 @@ def test_the_objective_of_project_b_trains_as_adam_with_weight_decay_on_a_sum(ma
     total = torch.optim.Adam(theirs.parameters(), lr=0.05, eps=1e-30, weight_decay=0.1)
     for _ in range(20):
         mean.zero_grad()
-        (-recipes.project_b_objective(ours, x, noise=noise).elbo.mean()).backward()
+        (-lesson_2.project_b_objective(ours, x, noise=noise).elbo.mean()).backward()
         mean.step()
         total.zero_grad()
         mu, logvar = theirs.encoder(x.view(128, 1, 4, 4))
@@ -178,9 +179,9 @@ def test_the_objective_of_project_b_trains_as_adam_with_weight_decay_on_a_sum(ma
 
 def test_the_objective_of_project_b_refuses_what_the_bound_refuses(make_vae, images):
     with pytest.raises(ValueError, match="grey values"):
-        recipes.project_b_objective(make_vae(), images / 2)
+        lesson_2.project_b_objective(make_vae(), images / 2)
     with pytest.raises(ValueError, match="noise has shape"):
-        recipes.project_b_objective(make_vae(), images, noise=torch.zeros(3, 2))
+        lesson_2.project_b_objective(make_vae(), images, noise=torch.zeros(3, 2))
 
 
 COMPARED = [(family, budget) for family in ("mlp", "conv") for budget in (70_000, 800_000)]
@@ -191,7 +192,7 @@ COMPARED = [(family, budget) for family in ("mlp", "conv") for budget in (70_000
     [(*key, d) for key in COMPARED for d in (2, 16, 32)],
 )
 def test_the_networks_of_the_comparison_keep_to_their_budget(family, budget, latent_dim):
-    vae = recipes.comparison_vae(family, budget, latent_dim=latent_dim)
+    vae = lesson_3.comparison_vae(family, budget, latent_dim=latent_dim)
     n = count_parameters(vae)
     assert vae.latent_dim == latent_dim
     for network, kind in ((vae.encoder, nn.Conv2d), (vae.decoder, nn.ConvTranspose2d)):
@@ -203,15 +204,15 @@ def test_the_networks_of_the_comparison_keep_to_their_budget(family, budget, lat
 @pytest.mark.parametrize(("family", "budget"), [("cnn", 70_000), ("mlp", 50_000)])
 def test_an_unknown_network_of_the_comparison_is_named(family, budget):
     with pytest.raises(ValueError, match=f"'{family}' and {budget}; expected one of mlp 70000"):
-        recipes.comparison_vae(family, budget, latent_dim=2)
+        lesson_3.comparison_vae(family, budget, latent_dim=2)
 
 
 def test_the_networks_of_the_sweep_are_one_for_each_beta_and_start_alike(rng_untouched):
     with rng_untouched():
-        vaes = recipes.sweep_vaes(seed=3)
-    alone = recipes.comparison_vae("mlp", 800_000, latent_dim=16, seed=3)
-    other = recipes.sweep_vaes(seed=4)[0]
-    assert len(vaes) == len(recipes.BETAS)
+        vaes = lesson_4.sweep_vaes(seed=3)
+    alone = lesson_3.comparison_vae("mlp", 800_000, latent_dim=16, seed=3)
+    other = lesson_4.sweep_vaes(seed=4)[0]
+    assert len(vaes) == len(lesson_4.BETAS)
     assert len({p.data_ptr() for vae in vaes for p in vae.parameters()}) == sum(
         len(list(vae.parameters())) for vae in vaes
     )
@@ -221,7 +222,7 @@ def test_the_networks_of_the_sweep_are_one_for_each_beta_and_start_alike(rng_unt
 
 
 def test_the_betas_of_the_sweep_rise_from_no_rate_past_the_bound():
-    betas = list(recipes.BETAS)
+    betas = list(lesson_4.BETAS)
     assert betas == sorted(set(betas))
     assert betas[0] == 0
     assert 1 in betas
@@ -229,7 +230,7 @@ def test_the_betas_of_the_sweep_rise_from_no_rate_past_the_bound():
 
 @pytest.mark.parametrize(("profile", "precision"), [("full", "auto"), ("quick", "float32")])
 def test_the_sweep_is_trained_with_a_warm_up_and_keeps_full_precision_on_a_cpu(profile, precision):
-    recipe = recipes.sweep_training(profile)
+    recipe = lesson_4.sweep_training(profile)
     assert recipe.keys() <= inspect.signature(fit_sweep).parameters.keys()
     assert recipe["precision"] == precision
     lr = [recipe["lr"](k / 100) for k in range(101)]
@@ -244,12 +245,12 @@ def test_the_sweep_is_trained_with_a_warm_up_and_keeps_full_precision_on_a_cpu(p
     ("latent_dim", "hidden"), [(2, [128, 128, 128, 256]), (16, [256, 376])], ids=["2-D", "16-D"]
 )
 def test_the_network_of_chapter_5_has_convolutions_in_and_a_perceptron_out(latent_dim, hidden):
-    vae = recipes.conv_to_mlp_vae(latent_dim=latent_dim, seed=3)
+    vae = lesson_5.conv_to_mlp_vae(latent_dim=latent_dim, seed=3)
     convolutions = (9 + 1) * 8 + (9 * 8 + 1) * 16
     encoder = convolutions + mlp_parameters([16 * 49, 256, 128, 2 * latent_dim])
     assert count_parameters(vae) == encoder + mlp_parameters([latent_dim, *hidden, 784])
     assert vae.latent_dim == latent_dim
-    other = recipes.conv_to_mlp_vae(latent_dim=latent_dim, seed=4)
+    other = lesson_5.conv_to_mlp_vae(latent_dim=latent_dim, seed=4)
     assert not torch.equal(vae.encoder.layers[0].weight, other.encoder.layers[0].weight)
 
 
@@ -258,7 +259,7 @@ def test_the_network_of_chapter_5_has_convolutions_in_and_a_perceptron_out(laten
 def test_the_network_of_chapter_5_is_trained_in_the_precision_of_its_profile(
     latent_dim, profile, precision
 ):
-    recipe = recipes.conv_to_mlp_training(profile, latent_dim=latent_dim)
+    recipe = lesson_5.conv_to_mlp_training(profile, latent_dim=latent_dim)
     assert recipe.keys() <= inspect.signature(fit).parameters.keys()
     assert recipe["precision"] == precision
     assert max(recipe["lr"](k / 100) for k in range(101)) == {2: 4e-3, 16: 8e-3}[latent_dim]
@@ -266,22 +267,22 @@ def test_the_network_of_chapter_5_is_trained_in_the_precision_of_its_profile(
 
 def test_the_network_of_project_c_has_its_size():
     size = mlp_parameters([784, 500, 120, 2 * 15], [15, 120, 500, 784])
-    assert count_parameters(recipes.project_c_vae()) == size == 911_454
-    assert recipes.project_c_vae().latent_dim == 15
+    assert count_parameters(lesson_4.project_c_vae()) == size == 911_454
+    assert lesson_4.project_c_vae().latent_dim == 15
 
 
 def test_the_posterior_of_project_c_has_the_scale_softplus():
-    vae, x = recipes.project_c_vae(seed=2), torch.randn(5, 784)
+    vae, x = lesson_4.project_c_vae(seed=2), torch.randn(5, 784)
     rho = vae.encoder(x.view(5, 1, 28, 28))[1]
     torch.testing.assert_close(vae.encode(x).stddev, F.softplus(rho))
 
 
 def test_the_distortion_of_project_c_is_its_sum_of_squared_errors_and_a_constant():
-    vae = recipes.project_c_vae(seed=2).double()
+    vae = lesson_4.project_c_vae(seed=2).double()
     rng = torch.Generator().manual_seed(0)
-    x = recipes.project_c_images(torch.rand(6, 1, 28, 28, generator=rng).double())
+    x = lesson_4.project_c_images(torch.rand(6, 1, 28, 28, generator=rng).double())
     noise = torch.randn(6, 15, generator=rng).double()
-    found = elbo(vae, x, noise=noise).distortion - recipes.PROJECT_C_CONSTANT
+    found = elbo(vae, x, noise=noise).distortion - lesson_4.PROJECT_C_CONSTANT
     mu, rho = vae.encoder(x)
     mean = vae.decoder(mu + (1 + rho.exp()).log() * noise)
     for image, drawn, error in zip(x, mean, found.tolist(), strict=True):
@@ -293,20 +294,20 @@ def test_the_distortion_of_project_c_is_its_sum_of_squared_errors_and_a_constant
 def test_the_images_of_project_c_are_standardised_by_the_numbers_of_mnist():
     # 0.1307 and 0.3081 are the mean and the deviation that torch's own example of MNIST uses.
     grey = torch.linspace(0, 1, 11).double().view(1, 1, 1, 11)
-    found = recipes.project_c_images(grey)
+    found = lesson_4.project_c_images(grey)
     assert found.shape == grey.shape
     torch.testing.assert_close(found, (grey - 0.1307) / 0.3081, rtol=0, atol=5e-4)
     assert grey.max() == 1
 
 
 def test_project_c_is_trained_at_a_constant_rate_in_full_precision():
-    recipe = recipes.project_c_training()
+    recipe = lesson_4.project_c_training()
     assert recipe == {"epochs": 15, "batch_size": 64, "lr": 0.001}
     assert recipe.keys() <= inspect.signature(fit).parameters.keys()
 
 
 def test_the_numbers_of_labels_are_multiples_of_ten_classes_that_rise():
-    numbers = list(recipes.NUMBERS_OF_LABELS)
+    numbers = list(lesson_6.NUMBERS_OF_LABELS)
     assert numbers == sorted(set(numbers))
     assert all(n > 0 and n % 10 == 0 for n in numbers)
     # Table 1 of Kingma et al. (2014).
@@ -314,7 +315,7 @@ def test_the_numbers_of_labels_are_multiples_of_ten_classes_that_rise():
 
 
 def test_the_network_of_chapter_6_has_convolutions_in_and_a_perceptron_out():
-    vae = recipes.m1_vae(seed=3)
+    vae = lesson_6.m1_vae(seed=3)
     encoder = conv_parameters([1, 16, 32]) + mlp_parameters([32 * 49, 256, 2 * 50])
     decoder = mlp_parameters([50, 500, 500, 784])
     assert count_parameters(vae) == encoder + decoder == 1_100_948
@@ -326,8 +327,8 @@ def test_the_network_of_chapter_6_has_convolutions_in_and_a_perceptron_out():
 
 
 def test_the_network_of_chapter_6_takes_a_corruption_and_no_other_weights():
-    warp = recipes.m1_warp("mnist")
-    warped, plain = recipes.m1_vae(corruption=warp, seed=3), recipes.m1_vae(seed=3)
+    warp = lesson_6.m1_warp("mnist")
+    warped, plain = lesson_6.m1_vae(corruption=warp, seed=3), lesson_6.m1_vae(seed=3)
     assert warped.encoder.corruption is warp
     for name, value in plain.state_dict().items():
         assert torch.equal(warped.state_dict()[name], value)
@@ -342,7 +343,7 @@ def test_the_network_of_chapter_6_takes_a_corruption_and_no_other_weights():
     ],
 )
 def test_digits_are_warped_more_than_clothes(dataset, degrees, factor, slant, shift, bend):
-    warp = recipes.m1_warp(dataset)
+    warp = lesson_6.m1_warp(dataset)
     assert isinstance(warp, RandomWarp)
     assert math.degrees(warp.turn) == pytest.approx(degrees)
     assert (warp.stretch, warp.slant, warp.shift, warp.bend) == (factor, slant, shift, bend)
@@ -355,14 +356,14 @@ def test_digits_are_warped_more_than_clothes(dataset, degrees, factor, slant, sh
 def test_the_network_of_chapter_6_is_trained_as_its_profile_says(
     profile, epochs, batch_size, precision
 ):
-    recipe = recipes.m1_training(profile)
+    recipe = lesson_6.m1_training(profile)
     assert recipe.keys() <= inspect.signature(fit).parameters.keys()
     assert (recipe["epochs"], recipe["batch_size"]) == (epochs, batch_size)
     assert (recipe["beta"], recipe["weight_decay"]) == (0.1, 0.01)
     assert recipe["precision"] == precision
     assert [recipe["lr"](p) for p in (0, 0.05, 0.1)] == [0, 0.002, 0.004]
     assert recipe["lr"](1.0) < 1e-12
-    assert recipes.m1_training()["epochs"] == 20
+    assert lesson_6.m1_training()["epochs"] == 20
 
 
 @pytest.fixture
@@ -374,7 +375,7 @@ def grey() -> torch.Tensor:
 
 
 def test_the_network_of_chapter_7_is_that_of_burda_et_al_with_one_stochastic_layer(grey):
-    vae = recipes.burda_vae(grey, seed=3)
+    vae = lesson_7.burda_vae(grey, seed=3)
     size = mlp_parameters([784, 200, 200, 2 * 50], [50, 200, 200, 784])
     assert count_parameters(vae) == size == 425_284
     assert vae.latent_dim == 50
@@ -385,14 +386,14 @@ def test_the_network_of_chapter_7_is_that_of_burda_et_al_with_one_stochastic_lay
 
 
 def test_the_first_guess_of_the_network_of_chapter_7_is_the_mean_image(grey):
-    vae = recipes.burda_vae(grey, seed=3)
+    vae = lesson_7.burda_vae(grey, seed=3)
     guess = vae.decoder.layers[-1].bias.sigmoid().view(28, 28)
     mean = sum(grey[:, 0]) / 30
     torch.testing.assert_close(guess[3:-2], mean[3:-2])
     # Never quite sure, so that a pixel of the test images costs a finite number of nats.
     torch.testing.assert_close(guess[:3], torch.full((3, 28), 0.001))
     torch.testing.assert_close(guess[-2:], torch.full((2, 28), 0.999))
-    other = recipes.burda_vae(grey.flip(2), seed=3)
+    other = lesson_7.burda_vae(grey.flip(2), seed=3)
     same = {
         name: torch.equal(value, other.state_dict()[name])
         for name, value in vae.state_dict().items()
@@ -403,12 +404,12 @@ def test_the_first_guess_of_the_network_of_chapter_7_is_the_mean_image(grey):
 def test_redrawn_images_are_binary_and_new_at_every_draw(grey, rng_untouched):
     rng = torch.Generator().manual_seed(5)
     with rng_untouched():
-        first, second = (recipes.redraw(grey, rng) for _ in range(2))
+        first, second = (lesson_7.redraw(grey, rng) for _ in range(2))
     assert set(first.unique().tolist()) == {0, 1}
     assert (first.shape, first.dtype) == (grey.shape, grey.dtype)
     assert not torch.equal(first, second)
-    assert torch.equal(recipes.redraw(grey, torch.Generator().manual_seed(5)), first)
-    draws = torch.stack([recipes.redraw(grey[:1], rng) for _ in range(2000)]).mean(0)
+    assert torch.equal(lesson_7.redraw(grey, torch.Generator().manual_seed(5)), first)
+    draws = torch.stack([lesson_7.redraw(grey[:1], rng) for _ in range(2000)]).mean(0)
     error = (grey[:1] * (1 - grey[:1]) / 2000).sqrt()
     assert ((draws - grey[:1]).abs() <= 5 * error).all()
 
@@ -420,13 +421,13 @@ def test_redrawn_images_are_binary_and_new_at_every_draw(grey, rng_untouched):
 def test_the_network_of_chapter_7_is_trained_as_its_profile_says(
     profile, batch_size, precision, peak
 ):
-    recipe = recipes.burda_training(profile)
+    recipe = lesson_7.burda_training(profile)
     assert recipe.keys() <= inspect.signature(fit).parameters.keys()
-    assert recipe["augment"] is recipes.redraw
+    assert recipe["augment"] is lesson_7.redraw
     assert (recipe["batch_size"], recipe["precision"]) == (batch_size, precision)
     assert [recipe["lr"](p) for p in (0, 0.05, 0.1)] == pytest.approx([0, peak / 2, peak])
     assert recipe["lr"](1.0) < 1e-12
-    assert recipes.burda_training()["epochs"] > recipes.burda_training("quick")["epochs"] > 0
+    assert lesson_7.burda_training()["epochs"] > lesson_7.burda_training("quick")["epochs"] > 0
 
 
 def test_the_network_of_chapter_7_sees_new_binary_images_at_every_step(grey):
@@ -437,8 +438,8 @@ def test_the_network_of_chapter_7_sees_new_binary_images_at_every_step(grey):
             seen.append(x.clone())
         return elbo(model, x, **options)
 
-    recipe = recipes.burda_training("quick") | {"epochs": 3, "objective": spy}
-    fit(recipes.burda_vae(grey), grey, device="cpu", progress=False, evaluate_every=3, **recipe)
+    recipe = lesson_7.burda_training("quick") | {"epochs": 3, "objective": spy}
+    fit(lesson_7.burda_vae(grey), grey, device="cpu", progress=False, evaluate_every=3, **recipe)
     assert [len(x) for x in seen] == [30] * 3
     assert all(set(x.unique().tolist()) == {0, 1} for x in seen)
     ink = {round(x.sum().item()) for x in seen}

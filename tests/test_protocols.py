@@ -8,11 +8,6 @@ import pytest
 import torch
 from torch import nn
 from torch.distributions import MultivariateNormal, kl_divergence
-
-from vaelib import VAE, Bernoulli, data, experiments, recipes
-from vaelib.aggregate import AggregatePosterior, codes
-from vaelib.data import Split, to_float
-from vaelib.evaluation import active_units, evaluate, fixed_subset, log_likelihood
 from vaelib.experiments import (
     burda,
     classifier_head,
@@ -23,6 +18,12 @@ from vaelib.experiments import (
     prior_match,
     separation_of,
 )
+
+from vaelib import VAE, Bernoulli, data, experiments, recipes
+from vaelib.aggregate import AggregatePosterior, codes
+from vaelib.course import lesson_5, lesson_7
+from vaelib.data import Split, to_float
+from vaelib.evaluation import active_units, evaluate, fixed_subset, log_likelihood
 from vaelib.objectives import ELBO, elbo, importance_weighted
 from vaelib.seeding import generator
 from vaelib.separation import mean_triplet_loss, silhouette, triplet_accuracy
@@ -224,7 +225,7 @@ def tiny_digits(monkeypatch):
     train = Split(whole.train.images[:300], whole.train.labels[:300])
     test = Split(whole.test.images[:60], whole.test.labels[:60])
     monkeypatch.setattr(data, "load", lambda name: replace(whole, train=train, test=test))
-    recipe = recipes.conv_to_mlp_training("quick", latent_dim=2) | {"epochs": 1, **QUIET}
+    recipe = lesson_5.conv_to_mlp_training("quick", latent_dim=2) | {"epochs": 1, **QUIET}
     monkeypatch.setattr(recipes, "conv_to_mlp_training", lambda **_: recipe)
 
 
@@ -276,7 +277,7 @@ def burdas(monkeypatch):
     test = Split(whole.test.images[:25], whole.test.labels[:25])
     few = replace(whole, train=train, test=test, n_validation=20)
     monkeypatch.setattr(data, "load", lambda name: few)
-    recipe = recipes.burda_training("quick") | QUIET
+    recipe = lesson_7.burda_training("quick") | QUIET
     monkeypatch.setattr(recipes, "burda_training", lambda: recipe)
     fits, estimates = [], []
 
@@ -315,12 +316,12 @@ def test_the_run_of_chapter_7_trains_as_asked_and_measures_binary_images(burdas,
     grey = to_float(source.train_part.images)
     ((images, options),) = fits
     assert torch.equal(images, parts["train"] if static else grey)
-    assert options["augment"] is (None if static else recipes.redraw)
+    assert options["augment"] is (None if static else lesson_7.redraw)
     assert (options["samples"], options["epochs"], options["seed"]) == (3, 2, 4)
     # Smaller steps than the chapter's own training takes.
     assert (options["batch_size"], options["lr"](0.1)) == (128, 4e-3)
     assert options["objective"] is objective
-    twin = recipes.burda_vae(grey, seed=4)
+    twin = lesson_7.burda_vae(grey, seed=4)
     fit(twin, images, **options)
     for one, two in zip(vae.parameters(), twin.parameters(), strict=True):
         assert torch.equal(one, two)

@@ -17,9 +17,10 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 
 import vaelib
+from book.dependencies import files_of
 from vaelib import data
-from vaelib.hardware import pick_device
 from vaelib.course.results import PUBLISHED, provenance, write_json
+from vaelib.hardware import pick_device
 
 # Outputs depend on these packages: an upgrade of one of them runs the chapters again.
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "matplotlib")
@@ -111,10 +112,11 @@ def execute(
 def fingerprint(notebook: Path, profile: str, parameters: Mapping[str, Any]) -> str:
     """Return a hash of what a chapter's outputs depend on."""
     cells = nbformat.read(notebook, as_version=4).cells
-    files = [*Path(vaelib.__path__[0]).glob("*.py"), *PUBLISHED.glob("long_runs/*")]
+    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    files = files_of(code, Path(vaelib.__path__[0]).parent, PUBLISHED)
     ingredients = [
         [(cell.cell_type, cell.source, cell.metadata) for cell in cells],
-        [(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in sorted(files)],
+        [(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files],
         [version(package) for package in PACKAGES],
         [profile, str(pick_device()), sorted(parameters.items())],
     ]

@@ -18,6 +18,8 @@ CHAPTERS = CHECKOUT.chapters()
 MAX_BYTES = 4 * 2**20
 MAX_LINES = 40
 MIN_CLAIMS = 4
+MAX_VISIBLE_LINES = 2600
+MAX_VISIBLE_LINES_OF_A_CHAPTER = 420
 MIN_ALT = 30
 
 
@@ -135,6 +137,35 @@ def test_claims_are_compared_strictly(code):
 def test_cells_fit_on_a_screen(code):
     for cell in code:
         assert len(cell.source.splitlines()) <= MAX_LINES, cell.source
+
+
+def is_hidden(cell) -> bool:
+    return "hide-input" in tags(cell)
+
+
+def test_a_collapsed_cell_is_collapsed_everywhere(code):
+    for cell in code:
+        in_jupyterlab = cell.metadata.get("jupyter", {}).get("source_hidden", False)
+        in_colab = cell.metadata.get("cellView") == "form"
+        assert is_hidden(cell) == in_jupyterlab == in_colab, cell.source
+
+
+def test_plumbing_is_collapsed(code):
+    for cell in code:
+        if {"setup", "parameters"} & set(tags(cell)) or "plotting.use_style()" in cell.source:
+            assert is_hidden(cell), cell.source
+
+
+def visible_lines(path: Path) -> int:
+    cells = nbformat.read(path, as_version=4).cells
+    seen = [cell.source for cell in cells if cell.cell_type == "code" and not is_hidden(cell)]
+    return sum(len(source.splitlines()) for source in seen)
+
+
+def test_the_visible_code_can_be_read():
+    assert sum(map(visible_lines, CHAPTERS)) <= MAX_VISIBLE_LINES
+    for chapter in CHAPTERS:
+        assert visible_lines(chapter) <= MAX_VISIBLE_LINES_OF_A_CHAPTER, chapter.stem
 
 
 def test_published_numbers_are_there(path):

@@ -286,7 +286,11 @@ def test_the_models_of_the_sweep_are_trained_as_in_chapter_4(fits, source, beta)
 
 @pytest.mark.parametrize(
     ("family", "budget", "latent_dim"),
-    [(*network, latent_dim) for network in lesson_3.NETWORKS_BEYOND_2D for latent_dim in (2, 16, 32)],
+    [
+        (*network, latent_dim)
+        for network in lesson_3.NETWORKS_BEYOND_2D
+        for latent_dim in (2, 16, 32)
+    ],
 )
 def test_the_networks_of_chapter_3_are_trained_at_the_rate_that_validation_chose(
     fits, source, family, budget, latent_dim

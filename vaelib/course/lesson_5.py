@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from vaelib import data
 from vaelib.aggregate import codes
 from vaelib.course.lesson_3 import NETWORKS_IN_2D
-from vaelib.course.protocols import separation_of, train_and_measure
+from vaelib.course.protocols import train_and_measure
 from vaelib.course.results import provenance
 from vaelib.course.store import LongRun, LongRuns
 from vaelib.data import Dataset, Split, to_float
-from vaelib.evaluation import evaluate
+from vaelib.evaluation import evaluate, posterior_of
 from vaelib.hardware import pick_device
 from vaelib.likelihoods import Bernoulli
 from vaelib.models import VAE
@@ -26,7 +26,13 @@ from vaelib.networks import ConvDecoder, ConvEncoder, MLPDecoder, initialize, ml
 from vaelib.objectives import Objective
 from vaelib.schedules import warmup_cosine
 from vaelib.seeding import generator
-from vaelib.separation import mean_triplet_loss
+from vaelib.separation import (
+    knn_accuracy,
+    mean_triplet_loss,
+    root_mean_square,
+    silhouette,
+    triplet_accuracy,
+)
 from vaelib.supervision import (
     SupervisedLoss,
     classification_loss,
@@ -95,6 +101,21 @@ def train_project_a(seed: int, *, weight: float = 0.0) -> tuple[VAE, dict[str, A
     vae, numbers = train_and_measure(vae, to_float(train.images), test_images, seed=seed, **recipe)
     found = separation_of(vae, train, source.test)
     return vae, {**numbers, **{f"test_{name}": value for name, value in found.items()}}
+
+
+def separation_of(vae: VAE, voters: Split, split: Split) -> dict[str, float]:
+    """Measure how well a model keeps the classes of a split apart; means, but where it says z."""
+    train_mu, mu = (posterior_of(vae, to_float(part.images)).mu for part in (voters, split))
+    z = codes(vae, to_float(split.images))
+    size = root_mean_square(z)
+    return {
+        "knn_accuracy": knn_accuracy(train_mu, voters.labels, mu, split.labels),
+        "triplet_accuracy": triplet_accuracy(mu, split.labels),
+        "silhouette": silhouette(mu, split.labels),
+        "root_mean_square_z": size,
+        "triplet_loss_z": mean_triplet_loss(z, split.labels),
+        "triplet_loss_z_at_unit_size": mean_triplet_loss(z / size, split.labels),
+    }
 
 
 def train_and_measure_classes(

@@ -9,24 +9,16 @@ from torch import Tensor
 from vaelib import data
 from vaelib.aggregate import AggregatePosterior, codes, gaussian_total_correlation
 from vaelib.course.results import provenance
-from vaelib.data import Split, to_float
+from vaelib.data import to_float
 from vaelib.evaluation import (
     active_units,
     evaluate,
     fixed_subset,
-    posterior_of,
     posterior_scale,
     reconstruction_rmse,
 )
 from vaelib.models import VAE
 from vaelib.networks import count_parameters
-from vaelib.separation import (
-    knn_accuracy,
-    mean_triplet_loss,
-    root_mean_square,
-    silhouette,
-    triplet_accuracy,
-)
 from vaelib.training import fit
 
 
@@ -58,21 +50,6 @@ def prior_match(vae: VAE, train: Tensor, test: Tensor) -> dict[str, float]:
         "test_mismatch": mixture.mismatch(z),
         "test_total_correlation": gaussian_total_correlation(z),
         "test_mean_scale": float(posterior_scale(vae, test).mean()),
-    }
-
-
-def separation_of(vae: VAE, voters: Split, split: Split) -> dict[str, float]:
-    """Measure how well a model keeps the classes of a split apart; means, but where it says z."""
-    train_mu, mu = (posterior_of(vae, to_float(part.images)).mu for part in (voters, split))
-    z = codes(vae, to_float(split.images))
-    size = root_mean_square(z)
-    return {
-        "knn_accuracy": knn_accuracy(train_mu, voters.labels, mu, split.labels),
-        "triplet_accuracy": triplet_accuracy(mu, split.labels),
-        "silhouette": silhouette(mu, split.labels),
-        "root_mean_square_z": size,
-        "triplet_loss_z": mean_triplet_loss(z, split.labels),
-        "triplet_loss_z_at_unit_size": mean_triplet_loss(z / size, split.labels),
     }
 
 

@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,22 @@ class Results:
                 Path(folder) / f"{self.notebook}.json",
                 {"provenance": record, "results": self.entries},
             )
+
+
+def over_seeds(runs: Sequence[Mapping[str, Any]], key: str) -> list[Any]:
+    """Return one number of every seed of a long run for which it was measured."""
+    return [run[key] for run in runs if key in run]
+
+
+def mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
+    """Return mean and standard deviation; one value has no spread, which is written as 0."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def write_spread(values: Sequence[float], digits: int = 2) -> str:
+    """Write a mean and, of more than one value, the standard deviation: ``"1.20 ± 0.03"``."""
+    mean, sd = mean_and_sd(values)
+    return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if len(values) > 1 else "")
 
 
 def provenance(profile: str, device: str | torch.device, seconds: float) -> dict[str, Any]:

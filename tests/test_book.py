@@ -262,13 +262,14 @@ def test_the_table_of_contents_is_complete():
 
 def test_the_api_page_shows_every_module():
     page = (ROOT / "book" / "api.md").read_text(encoding="utf-8")
-    modules = {path.stem for path in (ROOT / "vaelib").glob("*.py")} - {"__init__"}
-    assert set(re.findall(r"automodule:: vaelib\.(\w+)", page)) == modules
+    files = (path.relative_to(ROOT).with_suffix("") for path in (ROOT / "vaelib").rglob("*.py"))
+    modules = {".".join(file.parts) for file in files if not file.name.startswith("__")}
+    assert set(re.findall(r"automodule:: (\S+)", page)) == modules
 
 
 def test_no_property_is_shown_with_a_wrong_type():
     # Napoleon reads "words: text" on top of a property's docstring as its type and its text.
-    for file in (ROOT / "vaelib").glob("*.py"):
+    for file in (ROOT / "vaelib").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef) and "property" in map(
                 ast.unparse, node.decorator_list

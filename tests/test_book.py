@@ -86,6 +86,7 @@ def test_an_unchanged_chapter_is_not_run_again(layout, capsys):
 
 def test_what_a_chapter_depends_on_changes_its_fingerprint(layout, monkeypatch, tmp_path):
     good = layout.notebooks / "02_good.ipynb"
+    write(good, "import vaelib")
     prints = [
         execute.fingerprint(good, "quick", {}),
         execute.fingerprint(good, "full", {}),
@@ -93,8 +94,12 @@ def test_what_a_chapter_depends_on_changes_its_fingerprint(layout, monkeypatch, 
     ]
     monkeypatch.setattr(execute, "version", lambda package: f"new {package}")
     prints.append(execute.fingerprint(good, "quick", {}))
-    monkeypatch.setattr(execute.vaelib, "__path__", [str(tmp_path)])
-    prints.append(execute.fingerprint(good, "quick", {}))
+    module = tmp_path / "vaelib" / "__init__.py"
+    module.parent.mkdir()
+    monkeypatch.setattr(execute.vaelib, "__path__", [str(module.parent)])
+    for text in ("", "x = 1"):
+        module.write_text(text)
+        prints.append(execute.fingerprint(good, "quick", {}))
     assert len(set(prints)) == len(prints)
 
 

@@ -4,12 +4,21 @@ import statistics
 import subprocess
 from datetime import date
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
 
-from vaelib import results
-from vaelib.course.results import Results, provenance, write_json
+from vaelib.course import results
+from vaelib.course.results import (
+    Results,
+    Table,
+    mean_and_sd,
+    over_seeds,
+    provenance,
+    write_json,
+    write_spread,
+)
 
 WORDS = {"protocol": "test set, one sample", "better": "lower"}
 ENTRY = {"name", "value", "sd", "n", "unit", "protocol", "better"}
@@ -173,3 +182,30 @@ def test_a_file_that_cannot_be_moved_into_place_leaves_nothing(tmp_path):
 def test_the_published_numbers_lie_in_a_known_folder():
     package = Path(results.__file__).parent
     assert results.PUBLISHED in (package.parent / "results", package / "published")
+
+
+def test_a_table_is_padded_text_and_html():
+    table = Table(["β", "nats", "units"], [["0.3", "101.25", "16"], ["a < b", "9.50", ""]])
+    assert repr(table).splitlines() == [
+        "β        nats  units",
+        "0.3    101.25     16",
+        "a < b    9.50",
+    ]
+    found = ElementTree.fromstring(table._repr_html_())
+    rows = [[cell.text or "" for cell in row] for row in found.iter("tr")]
+    assert rows == [table.heading, *table.rows]
+    assert [cell.get("scope") for cell in found.iter("th")] == ["col"] * 3 + ["row"] * 2
+
+
+def test_a_row_of_another_length_is_refused():
+    with pytest.raises(ValueError, match=r"has 1 cells; expected 2, one for each of \['a', 'b'\]"):
+        Table(["a", "b"], [["1"]])
+
+
+def test_numbers_over_seeds_and_their_spread():
+    runs = [{"seed": 0, "nats": 1.0}, {"seed": 1, "nats": 2.0}, {"seed": 2}]
+    assert over_seeds(runs, "nats") == [1.0, 2.0]
+    assert mean_and_sd([1.0, 2.0]) == (1.5, pytest.approx(math.sqrt(0.5)))
+    assert mean_and_sd([3.0]) == (3.0, 0.0)
+    assert write_spread([1.0, 2.0], 1) == "1.5 ± 0.7"
+    assert write_spread([3.0]) == "3.00"

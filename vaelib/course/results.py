@@ -9,8 +9,9 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,55 @@ class Results:
                 Path(folder) / f"{self.notebook}.json",
                 {"provenance": record, "results": self.entries},
             )
+
+
+class Table:
+    """A small table: HTML in a notebook, padded text elsewhere.
+
+    Parameters
+    ----------
+    heading
+        One word or phrase for each column.
+    rows
+        One list of cells for each row. Text is shown as it is; a number has to be written first,
+        since only the caller knows how many of its digits mean something.
+
+    Raises
+    ------
+    ValueError
+        If a row has not one cell for each column.
+    """
+
+    def __init__(self, heading: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        self.heading, self.rows = list(heading), [list(row) for row in rows]
+        for row in self.rows:
+            if len(row) != len(self.heading):
+                raise ValueError(
+                    f"the row {row} has {len(row)} cells; expected {len(self.heading)}, one for "
+                    f"each of {self.heading}."
+                )
+
+    def __repr__(self) -> str:
+        """Return the table as text, its first column to the left and all others to the right."""
+        lines = [self.heading, *self.rows]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join(
+            "  ".join(
+                cell.rjust(width) if k else cell.ljust(width)
+                for k, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in lines
+        )
+
+    def _repr_html_(self) -> str:
+        head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in self.heading)
+        body = "".join(
+            f'<tr><th scope="row">{escape(first)}</th>'
+            + "".join(f"<td>{escape(cell)}</td>" for cell in rest)
+            + "</tr>"
+            for first, *rest in self.rows
+        )
+        return f'<table class="numbers"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
 def over_seeds(runs: Sequence[Mapping[str, Any]], key: str) -> list[Any]:

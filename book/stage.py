@@ -1,4 +1,4 @@
-"""Put the sources of the book together: pages, chapters with their provenance, scoreboard."""
+"""Put the sources of the book together: pages, chapters with their provenance, numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import nbformat
 from book.badges import ROW
 from book.layout import Layout
 
-SCOREBOARD = """# Scoreboard
+NUMBERS = """# All numbers
 
 Every number that the chapters report, as the published run wrote it: the mean over `n` seeds
 or draws, and the standard deviation between them.
@@ -91,7 +91,7 @@ def stage(layout: Layout, *, committed: bool) -> None:
         add_provenance(notebook, _read_json(record).get("provenance"))
         nbformat.write(notebook, layout.stage / "notebooks" / source.name)
     pages = layout.stage / "book"
-    (pages / "scoreboard.md").write_text(scoreboard(layout.results), "utf-8")
+    (pages / "numbers.md").write_text(numbers(layout.results), "utf-8")
     speed = pages / "speed.md"
     if speed.exists():
         speed.write_text(with_benchmarks(speed.read_text("utf-8"), layout.results), "utf-8")
@@ -119,9 +119,9 @@ def describe_run(run: Mapping[str, Any], code: str) -> str:
     )
 
 
-def scoreboard(results: Path) -> str:
+def numbers(results: Path) -> str:
     """Return the page that shows every number of the published run."""
-    page = SCOREBOARD
+    page = NUMBERS
     files = sorted(results.glob("*.json"))
     for file in files:
         content = _read_json(file)

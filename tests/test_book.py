@@ -197,8 +197,8 @@ def test_every_table_that_the_page_on_speed_asks_for_is_known():
     assert sorted(asked) == sorted(stage.BENCHMARKS)
 
 
-def test_the_scoreboard_shows_every_number(tmp_path):
-    assert "no published run" in stage.scoreboard(tmp_path)
+def test_the_page_of_numbers_shows_every_number(tmp_path):
+    assert "no published run" in stage.numbers(tmp_path)
     entry = {
         "name": "mnist a|b",
         "value": 130.96,
@@ -211,7 +211,7 @@ def test_the_scoreboard_shows_every_number(tmp_path):
     prior = entry | {"sd": 0.25, "n": 3, "reference": 141.5, "source": "project A"}
     content = {"provenance": RUN, "results": [entry, prior]}
     (tmp_path / "01_x.json").write_text(json.dumps(content))
-    page = stage.scoreboard(tmp_path)
+    page = stage.numbers(tmp_path)
     assert r"| mnist a\|b | 131 |  | 1 | nats | lower |  | test set |" in page
     assert "| 131 | 0.25 | 3 | nats | lower | 141.5 (project A) | test set |" in page
 
@@ -257,7 +257,7 @@ def test_the_command_line_refuses_unknown_names(capsys):
 def test_the_table_of_contents_is_complete():
     pages = CHECKOUT.pages()
     for page in pages:
-        generated = page == "book/scoreboard"
+        generated = page == "book/numbers"
         assert generated or any((ROOT / f"{page}{end}").is_file() for end in (".md", ".ipynb")), (
             page
         )

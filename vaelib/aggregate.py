@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
@@ -66,12 +65,10 @@ class AggregatePosterior:
 
     def sample(self, n: int, *, seed: int = 0) -> Tensor:
         r"""Draw n codes from :math:`\hat q`, ``[n, D]``."""
-        rng = np.random.default_rng(generator(seed, "mixture").initial_seed())
-        mixture = self._mixture
-        drawn = rng.multinomial(n, mixture.weights_)
-        components = zip(mixture.means_, mixture.covariances_, drawn, strict=True)
-        parts = [rng.multivariate_normal(*component) for component in components]
-        standard = torch.from_numpy(rng.permutation(np.concatenate(parts)))
+        self._mixture.random_state = generator(seed, "mixture").initial_seed() % 2**32
+        drawn, _ = self._mixture.sample(n)  # component by component
+        order = torch.randperm(n, generator=generator(seed, "mixture"))
+        standard = torch.from_numpy(drawn)[order]
         return standard.to(self._mean.dtype) * self._scale + self._mean
 
     def mismatch(self, z: Tensor) -> float:

@@ -183,6 +183,28 @@ def test_a_page_says_what_it_was_run_on(layout):
     assert "digits" in stage.describe_run(RUN | {"profile": "quick"}, "")
 
 
+def test_a_quick_page_says_that_it_shows_digits(layout):
+    def staged(profile: str) -> nbformat.NotebookNode:
+        record = layout.results / "02_good.json"
+        record.write_text(json.dumps({"provenance": RUN | {"profile": profile}, "results": []}))
+        (layout.root / "book").mkdir(exist_ok=True)
+        for name in ("_config.yml", "_toc.yml"):
+            (layout.root / name).touch()
+        stage.stage(layout, committed=True)
+        return nbformat.read(layout.stage / "notebooks" / "02_good.ipynb", as_version=4)
+
+    path = layout.notebooks / "02_good.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[2].metadata["mystnb"] = {"figure": {"caption": "A curve.\n", "name": "fig-a"}}
+    nbformat.write(notebook, path)
+    full, quick = staged("full"), staged("quick")
+    assert "digits" not in str(full.cells)
+    assert re.search(r"> \*\*Run on\*\* .*\n\n<!-- -->\n\n> \*\*Computed", quick.cells[0].source)
+    assert quick.cells[0].source.endswith("outputs.\n\nText.")
+    assert quick.cells[2].metadata.mystnb.figure.caption == "A curve." + stage.CAPTION
+    assert quick.cells[2].metadata.mystnb.figure.name == "fig-a"
+
+
 def test_a_page_gets_the_measured_tables_in_their_places(tmp_path):
     page = "before\n<!-- benchmarks: scoring -->\nafter"
     assert stage.with_benchmarks(page, tmp_path) == "before\nNot measured yet.\nafter"

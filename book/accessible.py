@@ -13,7 +13,8 @@ SIGNATURE = re.compile(r"<dl>\n(?P<lines>(?:<dd>(?:(?!<d[dlt]\b).)*?</dd>\n?)+)<
 # The role stands in a list, and lists know list items only; it was withdrawn from ARIA as well.
 REFERENCE = re.compile(r'(<div class="citation"[^>]*) role="doc-biblioentry"')
 # What scrolls sideways on a narrow screen: the keyboard scrolls only what it can reach. Formulas
-# are not among them, because MathJax makes them focusable itself.
+# are not among them, because MathJax makes them focusable itself. Where scripts run, the theme
+# takes those code blocks out of the order again that do not scroll (see book.js).
 SCROLLABLE = re.compile(r'<(?:pre|div class="pst-scrollable-table-container")(?=>)')
 
 

@@ -1,6 +1,6 @@
 """Ask axe-core whether a page that is open in the browser can be used by everybody.
 
-All rules of the levels A and AA of WCAG 2.1 are asked; none is switched off. What is folded is
+All rules of the levels A and AA of WCAG 2.1 are asked; none is left out. What is folded is
 opened for the time of the check, because axe looks only at what shows.
 """
 
@@ -14,28 +14,43 @@ from playwright.sync_api import Page
 LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
 COLOURS = ["color-contrast", "link-in-text-block"]
 
-# Contrast takes 3 ms for each coloured word of a code cell or a signature, that is 20 s a page.
-# Blocks of which every kind of word showed in a block before are made invisible for this rule:
-# axe passes over them, and nothing moves.
+# Contrast takes 3 ms for each coloured word of a code cell or a signature, that is 20 s a page. It
+# is measured once for each look of a text: its colour and weight on these layers of background.
 RUN = """async ([levels, colours, coloursOnly]) => {
   const folded = [...document.querySelectorAll("details:not([open])")];
   folded.forEach(e => e.open = true);
+  // The theme measures what scrolls 0.3 s after the last change of the window.
+  if (!coloursOnly) await new Promise(done => setTimeout(done, 500));
+  const layers = new Map([[null, ""]]);
+  const layersOf = e => {
+    if (!layers.has(e)) {
+      const s = getComputedStyle(e);
+      const own = [s.backgroundColor, s.backgroundImage, s.opacity, s.filter].join(" ");
+      const below = layersOf(e.parentElement);
+      layers.set(e, own === "rgba(0, 0, 0, 0) none 1 none" ? below : below + "|" + own);
+    }
+    return layers.get(e);
+  };
+  const looks = new Map();
+  for (const e of document.body.querySelectorAll("*")) {
+    // Of a text of one letter, axe does not say whether it can be read.
+    const text = [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim().length > 1);
+    if (!text || !e.checkVisibility({visibilityProperty: true})) continue;
+    const s = getComputedStyle(e);
+    const look = [s.color, s.fontSize, s.fontWeight, s.textShadow, layersOf(e)].join(" ");
+    if (!looks.has(look)) looks.set(look, e);
+  }
   const violations = [];
-  const run = async (runOnly, rules = {}) =>
-    violations.push(...(await axe.run({runOnly, rules, resultTypes: ["violations"]})).violations);
+  // No preloading: axe would look for the style sheets' imports in the wrong folder.
+  const run = async (context, options) => {
+    const found = await axe.run(context, {...options, preload: false, resultTypes: ["violations"]});
+    violations.push(...found.violations);
+  };
   const off = Object.fromEntries(colours.map(rule => [rule, {enabled: false}]));
-  if (!coloursOnly) await run({type: "tag", values: levels}, off);
-  const seen = new Set();
-  const repeated = [...document.querySelectorAll(".highlight, dt.sig")].filter(block => {
-    const kind = e => [block.parentElement.className, e.tagName, e.className].join(" ");
-    const kinds = [block, ...block.querySelectorAll("*")].map(kind);
-    const known = kinds.every(k => seen.has(k));
-    kinds.forEach(k => seen.add(k));
-    return known;
-  });
-  repeated.forEach(e => e.style.visibility = "hidden");
-  await run({type: "rule", values: colours});
-  repeated.forEach(e => e.style.visibility = "");
+  if (!coloursOnly) await run(document, {runOnly: levels, rules: off});
+  // Together, because axe first maps the layers of the whole page, some seconds each time.
+  const include = [...looks.values(), ...document.links];
+  if (include.length) await run({include}, {runOnly: colours});
   folded.forEach(e => e.open = false);
   return violations.map(v => ({
     rule: v.id, help: v.help, count: v.nodes.length, target: v.nodes[0].target.flat().join(" "),

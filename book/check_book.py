@@ -1,7 +1,8 @@
 """Open every page of the rendered book in headless Chromium and report what is wrong with it.
 
 ``python -m book.check_book`` (or ``make check-book``) looks at each page at desktop and phone
-width, in light and in dark mode, without any network but the book's own files.
+width, in light and in dark mode, without any network but the book's own files. Among the faults
+is what axe-core finds against accessibility (``book/axe.py``).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 from playwright.sync_api import BrowserContext, Page, Request, TimeoutError, sync_playwright
 
+from book.axe import violations
 from book.layout import CHECKOUT
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -165,6 +167,8 @@ def _visit(
         if screenshots:
             file = f"{name.removesuffix('.html').replace('/', '-')}-{label}-{theme}.png"
             page.screenshot(path=screenshots / file, full_page=True)
+        for violation in violations(page, colours_only=theme == "dark"):
+            note(f"{violation}, at {viewport['width']} px in {theme} mode")
     page.close()
 
 

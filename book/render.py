@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from book.accessible import mend_all
+
 
 class RenderError(RuntimeError):
     """Jupyter Book found an error or a warning."""
@@ -36,6 +38,7 @@ def render(stage: Path, html: Path) -> None:
     for bundle in (fresh / "_static" / "mathjax").glob("*.js"):
         if bundle.name != "tex-chtml.js":
             bundle.unlink()
+    mend_all(fresh)
     if html.exists():
         html.rename(old)
     fresh.rename(html)

@@ -62,6 +62,15 @@ BENCHMARKS: dict[str, dict[str, tuple[str, str]]] = {
     },
 }
 """Table of a benchmark -> heading -> key of a row, and how its value is written."""
+DIGITS = """\
+> **Computed on scikit-learn's digits, not on MNIST.** What this page computed, figures and printed
+> numbers, comes from the profile `quick`: small data, short training. The prose quotes the
+> published run in the profile `full`, on MNIST and Fashion-MNIST, and its numbers differ.
+> `make book PROFILE=full` runs the chapters in full; `make html` shows the published outputs."""
+CAPTION = (
+    " *Profile quick: what this run computed on images, it computed on scikit-learn's digits.*"
+)
+"""Not every figure shows images, and some show weights of the published run: true of all."""
 COLUMNS = ["quantity", "value", "± sd", "n", "unit", "better", "prior work", "protocol"]
 
 
@@ -88,7 +97,10 @@ def stage(layout: Layout, *, committed: bool) -> None:
         if executed.exists() and not committed:
             source, record = executed, executed.with_suffix(".json")
         notebook = nbformat.read(source, as_version=4)
-        add_provenance(notebook, _read_json(record).get("provenance"))
+        run = _read_json(record).get("provenance")
+        add_provenance(notebook, run)
+        if run and run["profile"] == "quick":
+            add_digits_note(notebook)
         nbformat.write(notebook, layout.stage / "notebooks" / source.name)
     pages = layout.stage / "book"
     (pages / "numbers.md").write_text(numbers(layout.results), "utf-8")
@@ -103,6 +115,22 @@ def add_provenance(notebook: nbformat.NotebookNode, run: Mapping[str, Any] | Non
     line = f"> **Run on** {describe_run(run, code)}" if run else "> **Run on:** not recorded."
     first = notebook.cells[0]
     first.source = ROW.sub(lambda row: f"{row.group()}\n\n{line}", first.source, count=1)
+
+
+def add_digits_note(notebook: nbformat.NotebookNode) -> None:
+    """Say on top of a chapter and under its figures that a quick run shows other data."""
+    first = notebook.cells[0]
+    first.source = re.sub(
+        r"^> \*\*Run on.*$",
+        lambda line: f"{line.group()}\n\n<!-- -->\n\n{DIGITS}",
+        first.source,
+        count=1,
+        flags=re.MULTILINE,
+    )
+    for cell in notebook.cells:
+        figure = cell.metadata.get("mystnb", {}).get("figure", {})
+        if "caption" in figure:
+            figure["caption"] = figure["caption"].rstrip() + CAPTION
 
 
 def describe_run(run: Mapping[str, Any], code: str) -> str:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from book import execute, publish, stage
+from book import accessible, execute, publish, stage
 from book.__main__ import main
 from book.layout import CHECKOUT, Layout
 from book.render import RenderError, render
@@ -170,6 +170,28 @@ def test_a_page_says_what_it_was_run_on(layout):
     assert "Xeon 1 with 2 threads in bfloat16, torch" in stage.describe_run(RUN | machine, "")
 
 
+def test_a_quick_page_says_that_it_shows_digits(layout):
+    def staged(profile: str) -> nbformat.NotebookNode:
+        record = layout.results / "02_good.json"
+        record.write_text(json.dumps({"provenance": RUN | {"profile": profile}, "results": []}))
+        (layout.root / "book").mkdir(exist_ok=True)
+        for name in ("_config.yml", "_toc.yml"):
+            (layout.root / name).touch()
+        stage.stage(layout, committed=True)
+        return nbformat.read(layout.stage / "notebooks" / "02_good.ipynb", as_version=4)
+
+    path = layout.notebooks / "02_good.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[2].metadata["mystnb"] = {"figure": {"caption": "A curve.\n", "name": "fig-a"}}
+    nbformat.write(notebook, path)
+    full, quick = staged("full"), staged("quick")
+    assert "digits" not in str(full.cells)
+    assert re.search(r"> \*\*Run on\*\* .*\n\n<!-- -->\n\n> \*\*Computed", quick.cells[0].source)
+    assert quick.cells[0].source.endswith("outputs.\n\nText.")
+    assert quick.cells[2].metadata.mystnb.figure.caption == "A curve." + stage.CAPTION
+    assert quick.cells[2].metadata.mystnb.figure.name == "fig-a"
+
+
 def test_a_page_gets_the_measured_tables_in_their_places(tmp_path):
     page = "before\n<!-- benchmarks: scoring -->\nafter"
     assert stage.with_benchmarks(page, tmp_path) == "before\nNot measured yet.\nafter"
@@ -244,6 +266,35 @@ def test_a_book_that_builds_replaces_the_old_one(tmp_path, monkeypatch):
         assert (html / "index.html").read_text() == "new"
     assert [path.name for path in (html / "_static" / "mathjax").iterdir()] == ["tex-chtml.js"]
     assert [path.name for path in tmp_path.iterdir()] == ["html"]
+
+
+def test_a_signature_over_several_lines_is_no_definition_list():
+    signature = "<dt>fit(\n\n<dl>\n<dd><em>x</em>,</dd>\n<dd><em>y</em>,</dd>\n</dl>\n\n)</dt>"
+    lines = '<div class="sig-line"><em>x</em>,</div>\n<div class="sig-line"><em>y</em>,</div>\n'
+    mended = f"<dt>fit(\n\n<div>\n{lines}</div>\n\n)</dt>"
+    page = '<dl class="py">{}<dd><dl>\n<dt>a</dt><dd>b</dd>\n</dl></dd></dl>{}'
+    assert accessible.mend(page.format(signature, signature)) == page.format(mended, mended)
+
+
+def test_a_reference_is_an_item_of_its_list():
+    page = '<div role="list"><div class="citation" id="a" role="{}">A</div></div>'
+    assert accessible.mend(page.format("doc-biblioentry")) == page.format("listitem")
+
+
+@pytest.mark.parametrize("tag", ["pre", 'div class="pst-scrollable-table-container"'])
+def test_the_keyboard_reaches_what_scrolls(tag):
+    mended = f'<{tag} tabindex="0">x'
+    assert accessible.mend(f"<{tag}>x") == mended
+    assert accessible.mend(mended) == mended
+
+
+def test_every_page_is_mended(tmp_path):
+    (tmp_path / "book").mkdir()
+    for name in ("index.html", "book/api.html"):
+        (tmp_path / name).write_text("<pre>é</pre>", encoding="utf-8")
+    accessible.mend_all(tmp_path)
+    for name in ("index.html", "book/api.html"):
+        assert (tmp_path / name).read_text(encoding="utf-8") == '<pre tabindex="0">é</pre>'
 
 
 def test_the_command_line_refuses_unknown_names(capsys):

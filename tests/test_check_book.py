@@ -4,7 +4,8 @@ import pytest
 
 from book.check_book import check_book, find_browser
 
-GOOD = """<!doctype html><html><head><title>t</title><link rel="icon" href="data:,"></head>
+GOOD = """<!doctype html><html lang="en"><head><title>t</title>
+<link rel="icon" href="data:,"></head>
 <body><article id="top"><h1>Title</h1><a href="other.html#here">other</a> <a href="#top">top</a>
 <a href="https://example.org/">a link to elsewhere is no request</a>
 <figure><img src="dot.svg" alt="A grey dot"><figcaption>A dot.</figcaption></figure>
@@ -31,6 +32,14 @@ FAULTS = {
     '<script>console.error("boom")</script>': "console: boom",
     '<script>throw Error("thrown")</script>': "script error: thrown",
     '<div style="width: 800px">x</div>': "px wider than 390 px, in dark mode",
+    '<dl><dd>x</dd></dl><div role="list"><p>y</p></div>': "axe aria-required-children: ",
+    "<details><summary>x</summary><input></details>": "axe label: ",
+    '<div class="highlight"><b id="faint" style="color: #bbb; background: #fff">faint</b></div>': (
+        "1 times, first at #faint, at 1280 px in dark mode"
+    ),
+    '<pre class="wide" style="overflow: auto; width: 90px">a word that is long</pre>': (
+        "first at .wide, at 390 px in light mode"
+    ),
 }
 
 

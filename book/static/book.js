@@ -1,0 +1,3 @@
+// The theme lets the keyboard reach the blocks that scroll. It measures them on loading and when
+// the window changes, but what is folded has no width then: have it measure again on unfolding.
+document.addEventListener("toggle", () => window.dispatchEvent(new Event("resize")), true);

@@ -1,3 +1,4 @@
+import inspect
 import json
 import math
 from dataclasses import replace
@@ -5,40 +6,33 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from sizes import conv_parameters, mlp_parameters
 from sklearn.decomposition import PCA
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import SVC
 from torch import nn
-from vaelib.m1_comparison import (
+
+from vaelib import VAE, Bernoulli, MLPDecoder, MLPEncoder, data, semisupervised
+from vaelib.corruption import RandomBinarization, RandomWarp
+from vaelib.course import lesson_2, lesson_6, protocols
+from vaelib.course.lesson_6 import (
     accuracies,
+    classify_without_vae,
     codes_of_parts,
     first_of_each_class,
-    m1,
-    project_b,
-    project_b_repaired,
     spreading_over,
-    supervised,
-    swapped,
+    train_and_classify_project_b,
+    train_m1,
+    train_on_swapped_sets,
+    train_project_b_repaired,
+    train_supervised,
     with_spreading,
     with_svms,
-    without_vae,
 )
-
-from vaelib import (
-    VAE,
-    Bernoulli,
-    MLPDecoder,
-    MLPEncoder,
-    data,
-    m1_comparison,
-    recipes,
-    semisupervised,
-)
-from vaelib.corruption import RandomBinarization, RandomWarp
-from vaelib.course import lesson_2, lesson_6
 from vaelib.data import Dataset, Split, balanced_subset, to_float
 from vaelib.evaluation import active_units, evaluate
+from vaelib.networks import count_parameters
 from vaelib.seeding import generator
 from vaelib.semisupervised import SpreadingClassifier, draw_labels, neighbour_graph, tuned_svc
 from vaelib.training import fit
@@ -68,9 +62,9 @@ def digits(monkeypatch) -> Dataset:
     test = Split(whole.test.images[:60], whole.test.labels[:60])
     source = replace(whole, train=train, test=test)
     monkeypatch.setattr(data, "load", lambda name: source)
-    monkeypatch.setattr(m1_comparison, "NUMBERS_OF_LABELS", (100,))
+    monkeypatch.setattr(lesson_6, "NUMBERS_OF_LABELS", (100,))
     monkeypatch.setattr(
-        m1_comparison,
+        lesson_6,
         "accuracies",
         lambda *args, **options: accuracies(*args, **{"draws": DRAWS} | options),
     )
@@ -86,10 +80,14 @@ def trainings(monkeypatch) -> list[dict]:
         asked.append({"vae": vae, "images": images} | options)
         return fit(vae, images, **options | BRIEF)
 
-    for module in (m1_comparison, m1_comparison.experiments):
+    for module in (lesson_6, protocols):
         monkeypatch.setattr(module, "fit", brief)
-    for name in ("m1_vae", "project_b_vae"):
-        monkeypatch.setattr(recipes, name, small_vae)
+    for module, name in (
+        (lesson_6, "m1_vae"),
+        (lesson_6, "project_b_vae"),
+        (lesson_2, "project_b_vae"),
+    ):
+        monkeypatch.setattr(module, name, small_vae)
     return asked
 
 
@@ -160,7 +158,7 @@ def test_the_first_of_each_class_are_found_as_by_a_loop():
 
 
 def test_the_accuracies_are_those_of_each_number_each_draw_and_each_part(monkeypatch):
-    monkeypatch.setattr(m1_comparison, "NUMBERS_OF_LABELS", (20, 50))
+    monkeypatch.setattr(lesson_6, "NUMBERS_OF_LABELS", (20, 50))
     source = data.load("digits")
     train = pixels(source.train_part)[:300], source.train_part.labels[:300]
     parts = {
@@ -259,7 +257,7 @@ def judges(monkeypatch) -> list[tuple]:
             judged.append((name, vae, source))
             return {name: 0.25}
 
-        monkeypatch.setattr(m1_comparison, name, judge)
+        monkeypatch.setattr(lesson_6, name, judge)
     return judged
 
 
@@ -272,7 +270,7 @@ class Flip(nn.Module):
 def test_the_network_of_the_chapter_is_trained_without_labels_and_judged(
     digits, trainings, judges, warped
 ):
-    vae, numbers = m1(3, dataset="digits", warped=warped)
+    vae, numbers = train_m1(3, dataset="digits", warped=warped)
     (asked,) = trainings
     assert asked["vae"] is vae
     assert type(vae.encoder.corruption) is (RandomWarp if warped == "input" else nn.Identity)
@@ -297,7 +295,7 @@ def test_the_network_of_the_chapter_is_trained_without_labels_and_judged(
 def test_by_default_the_encoder_sees_images_that_are_warped_as_their_data_set_bears(
     digits, trainings, judges
 ):
-    vae, _ = m1(0, dataset="fashion-mnist")
+    vae, _ = train_m1(0, dataset="fashion-mnist")
     found, expected = vae.encoder.corruption, lesson_6.m1_warp("fashion-mnist")
     assert isinstance(found, RandomWarp)
     for name in ("turn", "stretch", "slant", "shift", "bend"):
@@ -307,7 +305,7 @@ def test_by_default_the_encoder_sees_images_that_are_warped_as_their_data_set_be
 
 
 def test_the_images_themselves_are_warped_by_the_warp_of_their_data_set(digits, trainings, judges):
-    m1(0, dataset="fashion-mnist", warped="image")
+    train_m1(0, dataset="fashion-mnist", warped="image")
     x, augment = trainings[0]["images"][:20], trainings[0]["augment"]
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -322,8 +320,8 @@ def test_the_images_themselves_are_warped_by_the_warp_of_their_data_set(digits, 
 def test_the_decoder_has_to_match_the_warped_image_or_the_image_as_it_was(
     digits, trainings, judges, monkeypatch, warped
 ):
-    monkeypatch.setattr(recipes, "m1_warp", lambda dataset: {"digits": Flip()}[dataset])
-    vae, _ = m1(2, dataset="digits", warped=warped)
+    monkeypatch.setattr(lesson_6, "m1_warp", lambda dataset: {"digits": Flip()}[dataset])
+    vae, _ = train_m1(2, dataset="digits", warped=warped)
     x = to_float(digits.train_part.images)
     expected = small_vae(corruption=Flip() if warped == "input" else None, seed=2)
     target = x.flip(-1) if warped == "image" else x
@@ -333,7 +331,7 @@ def test_the_decoder_has_to_match_the_warped_image_or_the_image_as_it_was(
 
 
 def test_project_b_is_judged_by_codes_drawn_once_and_by_means(digits, trainings):
-    vae, numbers = project_b(2, beta=0.3)
+    vae, numbers = train_and_classify_project_b(2, beta=0.3)
     drawn = [f"test_accuracy_{code}" for code in ("sample", "mean")]
     first = [f"{name}_of_first" for name in drawn]
     assert_accuracies(numbers, [*drawn, "test_accuracy_mean_tuned"], first=first)
@@ -374,8 +372,8 @@ def test_the_network_of_project_b_is_repaired_with_and_without_its_decay(
         built.append(options)
         return small_vae(seed=options["seed"])
 
-    monkeypatch.setattr(recipes, "project_b_vae", build)
-    vae, numbers = project_b_repaired(1, beta=0.2, decay=decay)
+    monkeypatch.setattr(lesson_6, "project_b_vae", build)
+    vae, numbers = train_project_b_repaired(1, beta=0.2, decay=decay)
     assert built == [{"scale": "exp", "seed": 1}]
     (asked,) = trainings
     assert asked["vae"] is vae
@@ -391,7 +389,7 @@ def test_the_network_of_project_b_is_repaired_with_and_without_its_decay(
 def test_the_sampled_codes_of_the_repaired_network_are_judged_in_all_units(
     digits, trainings, judges
 ):
-    vae, numbers = project_b_repaired(1, beta=3.0)
+    vae, numbers = train_project_b_repaired(1, beta=3.0)
     part, test = digits.train_part, digits.test
     x, labels = to_float(part.images), part.labels
     assert 0 < active_units(vae, x).sum() < vae.latent_dim
@@ -407,8 +405,8 @@ def test_the_sampled_codes_of_the_repaired_network_are_judged_in_all_units(
 
 def test_without_a_vae_pixels_and_components_are_judged(digits, monkeypatch):
     seen = []
-    monkeypatch.setattr(m1_comparison, "tuned_svc", lambda z: seen.append(z.shape) or tuned_svc(z))
-    model, numbers = without_vae(0, dataset="digits")
+    monkeypatch.setattr(lesson_6, "tuned_svc", lambda z: seen.append(z.shape) or tuned_svc(z))
+    model, numbers = classify_without_vae(0, dataset="digits")
     assert sorted(seen) == [(300, 50), (300, 784)]  # on digits 50 components have all the variance
     assert model is None
     kinds = ("pixels_svc", "pixels_svm", "pixels_neighbours", "pca_svm", "pca_taught")
@@ -436,7 +434,7 @@ def test_without_a_vae_pixels_and_components_are_judged(digits, monkeypatch):
 
 
 def test_the_encoder_alone_is_trained_on_the_labelled_images_alone(digits, trainings):
-    model, numbers = supervised(3, dataset="digits", corruption=RandomBinarization())
+    model, numbers = train_supervised(3, dataset="digits", corruption=RandomBinarization())
     assert model is None
     assert_accuracies(numbers, ["test_accuracy"], draws=5)
     assert numbers["provenance"]["wall_time_s"] == round(numbers["seconds"], 1)
@@ -466,13 +464,13 @@ def taught(digits, monkeypatch) -> list[tuple]:
     """A note of the images and labels that each machine of the error on trial was taught."""
     noted = []
 
-    class Noted(m1_comparison.M1):
+    class Noted(lesson_6.M1):
         def fit(self, images, labels):
             noted.append((images, labels))
             return super().fit(images, labels)
 
-    monkeypatch.setattr(m1_comparison, "M1", Noted)
-    monkeypatch.setattr(m1_comparison, "NUMBERS_OF_LABELS", (20, 100))
+    monkeypatch.setattr(lesson_6, "M1", Noted)
+    monkeypatch.setattr(lesson_6, "NUMBERS_OF_LABELS", (20, 100))
     monkeypatch.setattr(data, "load", lambda name: {"fashion-mnist": digits}[name])
     return noted
 
@@ -487,7 +485,7 @@ def swapped_vae(seed: int) -> VAE:
 def test_swapped_the_labelled_images_train_the_vae_and_all_other_labels_the_machine(
     digits, trainings, taught, is_trained
 ):
-    last, numbers = swapped(3, trained=is_trained)
+    last, numbers = train_on_swapped_sets(3, trained=is_trained)
     assert list(numbers["test_accuracy"]) == ["20", "100"]
     assert numbers["provenance"]["wall_time_s"] == round(numbers["seconds"], 1)
     json.dumps(numbers, allow_nan=False)
@@ -521,7 +519,7 @@ def test_swapped_the_labelled_images_train_the_vae_and_all_other_labels_the_mach
 
 
 def test_no_accuracy_depends_on_a_label_that_was_not_drawn(digits, trainings, monkeypatch):
-    _, honest = m1(0, dataset="digits", warped=None)
+    _, honest = train_m1(0, dataset="digits", warped=None)
     labels = digits.train_part.labels
     truth = labels.clone()
 
@@ -532,7 +530,7 @@ def test_no_accuracy_depends_on_a_label_that_was_not_drawn(digits, trainings, mo
 
     monkeypatch.setattr(semisupervised, "draw_labels", draw)
     labels.copy_(9 - truth)
-    _, spoilt = m1(0, dataset="digits", warped=None)
+    _, spoilt = train_m1(0, dataset="digits", warped=None)
     assert (labels != truth).sum() >= 200
     kinds = ("", "_tuned", "_taught")
     names = [f"{part}_accuracy{kind}" for part in ("validation", "test") for kind in kinds]
@@ -542,4 +540,67 @@ def test_no_accuracy_depends_on_a_label_that_was_not_drawn(digits, trainings, mo
 
 def test_what_is_warped_has_a_name():
     with pytest.raises(ValueError, match="warped is 'imgae'; expected 'input', 'image' or None"):
-        m1(0, dataset="digits", warped="imgae")
+        train_m1(0, dataset="digits", warped="imgae")
+
+
+# The network
+
+
+def test_the_numbers_of_labels_are_multiples_of_ten_classes_that_rise():
+    numbers = list(lesson_6.NUMBERS_OF_LABELS)
+    assert numbers == sorted(set(numbers))
+    assert all(n > 0 and n % 10 == 0 for n in numbers)
+    # Table 1 of Kingma et al. (2014).
+    assert numbers == [100, 600, 1000, 3000]
+
+
+def test_the_network_of_chapter_6_has_convolutions_in_and_a_perceptron_out():
+    vae = lesson_6.m1_vae(seed=3)
+    encoder = conv_parameters([1, 16, 32]) + mlp_parameters([32 * 49, 256, 2 * 50])
+    decoder = mlp_parameters([50, 500, 500, 784])
+    assert count_parameters(vae) == encoder + decoder == 1_100_948
+    assert vae.latent_dim == 50
+    assert isinstance(vae.encoder.corruption, nn.Identity)
+    nn.init.constant_(vae.encoder.layers[-1].bias, 1000.0)
+    assert vae.encode(torch.rand(3, 784)).logvar.eq(2).all()
+    vae.likelihood.check(torch.tensor([0.0, 0.5, 1.0]))
+
+
+def test_the_network_of_chapter_6_takes_a_corruption_and_no_other_weights():
+    warp = lesson_6.m1_warp("mnist")
+    warped, plain = lesson_6.m1_vae(corruption=warp, seed=3), lesson_6.m1_vae(seed=3)
+    assert warped.encoder.corruption is warp
+    for name, value in plain.state_dict().items():
+        assert torch.equal(warped.state_dict()[name], value)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "degrees", "factor", "slant", "shift", "bend"),
+    [
+        ("mnist", 15, 0.1, 0.2, 2, 1),
+        ("digits", 15, 0.1, 0.2, 2, 1),
+        ("fashion-mnist", 3, 0.05, 0.05, 1, 0.5),
+    ],
+)
+def test_digits_are_warped_more_than_clothes(dataset, degrees, factor, slant, shift, bend):
+    warp = lesson_6.m1_warp(dataset)
+    assert isinstance(warp, RandomWarp)
+    assert math.degrees(warp.turn) == pytest.approx(degrees)
+    assert (warp.stretch, warp.slant, warp.shift, warp.bend) == (factor, slant, shift, bend)
+
+
+@pytest.mark.parametrize(
+    ("profile", "epochs", "batch_size", "precision"),
+    [("full", 20, 128, "auto"), ("quick", 20, 64, "float32")],
+)
+def test_the_network_of_chapter_6_is_trained_as_its_profile_says(
+    profile, epochs, batch_size, precision
+):
+    recipe = lesson_6.m1_training(profile)
+    assert recipe.keys() <= inspect.signature(fit).parameters.keys()
+    assert (recipe["epochs"], recipe["batch_size"]) == (epochs, batch_size)
+    assert (recipe["beta"], recipe["weight_decay"]) == (0.1, 0.01)
+    assert recipe["precision"] == precision
+    assert [recipe["lr"](p) for p in (0, 0.05, 0.1)] == [0, 0.002, 0.004]
+    assert recipe["lr"](1.0) < 1e-12
+    assert lesson_6.m1_training()["epochs"] == 20

@@ -1,20 +1,14 @@
-import inspect
 import json
 import math
 from dataclasses import replace
-from functools import partial
-from itertools import groupby
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
-from vaelib.long_runs import LONG_RUNS, load
 
-from vaelib import VAE, Bernoulli, Gaussian, data, scoreboard
-from vaelib.aggregate import codes
-from vaelib.course import lesson_3, lesson_4, lesson_5, lesson_6, lesson_7
-from vaelib.course.scoreboard import ENTRIES, IMAGES, SAMPLES, Entry, fitted_proposal, score, scored
+from vaelib import VAE, Bernoulli, Gaussian, data
+from vaelib.course import scoreboard
+from vaelib.course.scoreboard import IMAGES, SAMPLES, fitted_proposal, measure, score
 from vaelib.data import Dataset, Split, to_float
 from vaelib.evaluation import active_units, evaluate, fixed_subset, log_likelihood, posterior_of
 from vaelib.posteriors import DiagonalNormal
@@ -57,7 +51,7 @@ def test_the_protocol_takes_a_thousand_images_and_samples():
 
 @pytest.mark.parametrize("is_binary", [False, True])
 def test_every_score_is_what_its_function_says_on_its_own(vae, source, judge, is_binary):
-    found = score(vae, source, judge, binary=is_binary, seed=3)
+    found = measure(vae, source, judge, binary=is_binary, seed=3)
     json.dumps(found, allow_nan=False)
     grey, train = to_float(source.test.images), to_float(source.train_part.images)
     train = fixed_subset(train, 40)  # as many as there are test images
@@ -105,7 +99,7 @@ def test_the_encoder_is_measured_on_images_as_in_its_training_and_log_p_is_of_bi
         return log_likelihood(vae, x, **options)
 
     monkeypatch.setattr(scoreboard, "log_likelihood", spy)
-    score(vae, source, judge, binary=is_binary)
+    measure(vae, source, judge, binary=is_binary)
     assert sorted({len(x) for x in seen}) == [30, 40]
     assert all(is_all_binary(x) is is_binary for x in seen if len(x) == 40)
     # The code of the binary image itself is only where the search for a proposal starts.
@@ -118,7 +112,7 @@ def test_the_score_is_an_estimate_of_log_p_of_binary_images_for_grey_codes_too(
 ):
     monkeypatch.setattr(scoreboard, "SAMPLES", 1000)
     vae = make_vae(image_shape=(1, 28, 28), likelihood=BERNOULLI, seed=2)
-    found = [score(vae, source, judge, binary=is_binary) for is_binary in (False, True)]
+    found = [measure(vae, source, judge, binary=is_binary) for is_binary in (False, True)]
     x = binary(fixed_subset(to_float(source.test.images), 30))
     truth = -log_p_on_a_grid(vae, x, points=101).mean().item()
     for numbers in found:
@@ -129,7 +123,7 @@ def test_the_score_is_an_estimate_of_log_p_of_binary_images_for_grey_codes_too(
 
 def test_a_gaussian_has_no_log_p_of_binary_images(make_vae, source, judge):
     gaussian = Gaussian(link="logit", scale=0.3, learned=True)
-    found = score(make_vae(image_shape=(1, 28, 28), likelihood=gaussian), source, judge)
+    found = measure(make_vae(image_shape=(1, 28, 28), likelihood=gaussian), source, judge)
     assert "test_negative_elbo" in found
     assert "precision" in found
     words = ("log_p", "error", "effective", "scored", "proposal")
@@ -141,10 +135,10 @@ def test_scores_depend_on_the_seed_in_what_is_drawn_and_on_no_global_stream(
     vae, source, judge, rng_untouched
 ):
     with rng_untouched():
-        first = score(vae, source, judge, seed=3)
+        first = measure(vae, source, judge, seed=3)
     torch.manual_seed(77)
-    assert score(vae, source, judge, seed=3) == first
-    other = score(vae, source, judge, seed=4)
+    assert measure(vae, source, judge, seed=3) == first
+    other = measure(vae, source, judge, seed=4)
     differ = {key for key in first if first[key] != other[key]}
     assert "test_negative_log_p" in differ
     assert not differ & {"test_negative_elbo", "train_negative_elbo", "test_rate", "parameters"}
@@ -159,7 +153,7 @@ def test_no_more_than_two_thousand_samples_are_judged(vae, source, judge, monkey
         return Judge.assess(judge, samples[:40], real[:40])
 
     monkeypatch.setattr(judge, "assess", spy)
-    score(vae, replace(source, test=many), judge)
+    measure(vae, replace(source, test=many), judge)
     assert sizes == [(2000, 2000)]
 
 
@@ -225,171 +219,35 @@ def test_the_width_is_chosen_on_two_hundred_images_for_all(make_vae, images, mon
     assert proposal.mu.shape == proposal.logvar.shape == (250, 2)
 
 
-# The entries
-
-
-def test_every_entry_is_a_long_run_of_its_name():
-    runs = {name: run for name, run in LONG_RUNS.items() if name.startswith("scoreboard-")}
-    assert list(runs) == [f"scoreboard-{name}" for name in ENTRIES]
-    for name in ENTRIES:
-        train = runs[f"scoreboard-{name}"].train
-        assert train.func is scored
-        assert train.keywords == {"name": name}
-        assert runs[f"scoreboard-{name}"].seeds == (0,)
-
-
-def test_the_entries_are_of_known_data_and_in_the_order_of_the_chapters():
-    assert {entry.dataset for entry in ENTRIES.values()} == {"mnist", "fashion-mnist"}
-    for _, group in groupby(ENTRIES.values(), key=lambda entry: entry.dataset):
-        chapters = [entry.chapter for entry in group]
-        assert chapters == sorted(chapters)
-        assert set(chapters) <= set(range(1, 8))
-    assert len(list(groupby(ENTRIES.values(), key=lambda entry: entry.dataset))) == 2
-    assert {e.chapter for e in ENTRIES.values() if e.dataset == "mnist"} == set(range(1, 8))
-    titles = [(entry.dataset, entry.title) for entry in ENTRIES.values()]
-    assert len(set(titles)) == len(titles)
-    assert all(name.startswith("fashion-") is (e.dataset != "mnist") for name, e in ENTRIES.items())
-
-
-def test_only_the_models_of_burda_were_trained_on_binary_images():
-    assert [name for name, e in ENTRIES.items() if e.binary] == ["burda-vae", "burda-iwae-50"]
-
-
-@pytest.fixture
-def fits(monkeypatch, source):
-    """The trainings that an entry asks for; none is done."""
-    seen = []
-    negative = Split(255 - source.train.images, source.train.labels)
-    loaded = {
-        "mnist": replace(source, name="mnist"),
-        "fashion-mnist": replace(source, name="fashion-mnist", train=negative),
-    }
-    monkeypatch.setattr(data, "load", loaded.__getitem__)
-    monkeypatch.setattr(
-        scoreboard, "fit", lambda vae, images, **options: seen.append((vae, images, options))
-    )
-    return seen
-
-
-@pytest.mark.parametrize("beta", lesson_4.BETAS)
-def test_the_models_of_the_sweep_are_trained_as_in_chapter_4(fits, source, beta):
-    vae, _ = ENTRIES[f"sweep-{beta:g}"].train(5)
-    ((trained, images, options),) = fits
-    assert trained is vae
-    assert torch.equal(images, to_float(source.train.images))
-    twin = lesson_3.comparison_vae("mlp", 800_000, latent_dim=16, seed=5).state_dict()
-    assert all(torch.equal(value, twin[name]) for name, value in vae.state_dict().items())
-    recipe = lesson_4.sweep_training()
-    assert options.pop("lr")(0.3) == recipe.pop("lr")(0.3)
-    assert options == recipe | {"seed": 5, "beta": beta, "evaluate_every": recipe["epochs"]}
-
-
-@pytest.mark.parametrize(
-    ("family", "budget", "latent_dim"),
-    [
-        (*network, latent_dim)
-        for network in lesson_3.NETWORKS_BEYOND_2D
-        for latent_dim in (2, 16, 32)
-    ],
-)
-def test_the_networks_of_chapter_3_are_trained_at_the_rate_that_validation_chose(
-    fits, source, family, budget, latent_dim
-):
-    name = f"{family}-{budget // 1000}k-{latent_dim}d"
-    vae, _ = ENTRIES[name].train(0)
-    ((_, images, options),) = fits
-    assert torch.equal(images, to_float(source.train_part.images))
-    twin = lesson_3.comparison_vae(family, budget, latent_dim=latent_dim, seed=0)
-    assert all(map(torch.equal, vae.state_dict().values(), twin.state_dict().values()))
-    chosen = load(f"comparison-{name}")[0]["lr"]
-    assert options["lr"](0.1) == pytest.approx(chosen)
-    assert options["epochs"] == lesson_3.comparison_training()["epochs"]
-
-
-@pytest.mark.parametrize(
-    ("name", "run"),
-    [
-        ("conv-to-mlp-2d", "2d-plain"),
-        ("conv-to-mlp-2d-triplets", "2d-easy-positive-100"),
-        ("conv-to-mlp-16d", "16d-plain"),
-        ("conv-to-mlp-16d-triplets", "16d-batch-all-30"),
-        ("fashion-conv-to-mlp-2d", "2d-fashion-plain"),
-        ("fashion-conv-to-mlp-2d-triplets", "2d-fashion-easy-positive-100"),
-        ("fashion-conv-to-mlp-16d", "16d-fashion-plain"),
-        ("fashion-conv-to-mlp-16d-triplets", "16d-fashion-batch-all-30"),
-    ],
-)
-def test_the_models_of_chapter_5_are_trained_as_its_long_runs_are(name, run):
-    def training(f) -> dict:
-        call = inspect.signature(f).bind(0)
-        call.apply_defaults()
-        found = call.arguments | {"of": getattr(f, "func", f)}
-        loss = found["loss"]
-        return found | {"loss": loss and (loss.func, loss.keywords)}
-
-    assert training(ENTRIES[name].train) == training(LONG_RUNS[run].train)
-
-
-@pytest.mark.parametrize(("name", "dataset"), [("m1", "mnist"), ("fashion-m1", "fashion-mnist")])
-def test_the_models_of_chapter_6_are_trained_with_the_warp_of_their_data(
-    fits, source, name, dataset
-):
-    vae, _ = ENTRIES[name].train(1)
-    ((_, images, options),) = fits
-    assert torch.equal(images, to_float(data.load(dataset).train_part.images))
-    assert options["beta"] == 0.1
-    assert vae.encoder.corruption.turn == lesson_6.m1_warp(dataset).turn
-    assert ENTRIES[name].dataset == dataset
-
-
-@pytest.mark.parametrize(
-    ("name", "file", "build"),
-    [
-        (
-            "small-conv",
-            "small-conv",
-            partial(lesson_3.comparison_vae, "conv", 70_000, latent_dim=2),
-        ),
-        ("tutorial", "tutorial-conv", lesson_5.project_a_vae),
-        ("tutorial-triplets", "tutorial-conv-triplets", lesson_5.project_a_vae),
-        ("burda-vae", "burda-vae", partial(lesson_7.burda_vae, torch.rand(2, 1, 28, 28))),
-        ("burda-iwae-50", "burda-iwae-50", partial(lesson_7.burda_vae, torch.rand(2, 1, 28, 28))),
-    ],
-)
-def test_what_is_too_long_to_train_again_has_its_published_weights(
-    name, file, build, monkeypatch, tmp_path
-):
-    published = build(seed=9)
-    (tmp_path / "long_runs").mkdir()
-    weights = {key: value.contiguous() for key, value in published.state_dict().items()}
-    save_file(weights, tmp_path / "long_runs" / f"{file}.safetensors")
-    monkeypatch.setattr(scoreboard, "PUBLISHED", tmp_path)
-    vae, _ = ENTRIES[name].train(0)
-    read = vae.state_dict()
-    assert read.keys() == weights.keys()
-    assert all(torch.equal(read[key], value) for key, value in weights.items())
-    assert LONG_RUNS[file].keeps_weights
-    x = torch.rand(3, 1, 28, 28).round()
-    torch.testing.assert_close(codes(vae, x), codes(published, x))
+# The score of a model of the book
 
 
 @pytest.mark.parametrize("is_binary", [False, True])
-def test_a_scored_model_is_measured_with_a_judge_of_its_data(
-    make_vae, source, is_binary, monkeypatch
+def test_a_model_is_scored_on_the_data_of_its_name_with_a_judge_of_these(
+    vae, make_vae, source, is_binary, monkeypatch
 ):
-    make = partial(make_vae, image_shape=(1, 28, 28), likelihood=BERNOULLI)
-    entry = Entry(3, "tiny", "digits", lambda seed: (make(seed=seed), {"lost": 1}), is_binary)
     loaded = []
     monkeypatch.setattr(data, "load", lambda name: loaded.append(name) or source)
-    monkeypatch.setattr(scoreboard, "ENTRIES", {"tiny": entry})
     monkeypatch.setattr(scoreboard, "pick_device", lambda: torch.device("cpu"))
-    vae, numbers = scored(6, name="tiny")
+    numbers = score(vae, "digits", binary=is_binary)
     assert loaded == ["digits"]
-    twin = make(seed=6)
-    for one, two in zip(vae.parameters(), twin.parameters(), strict=True):
-        assert torch.equal(one, two)
     record = numbers.pop("provenance")
     assert (record["profile"], record["device"]) == ("full", "cpu")
-    assert numbers == score(twin, source, Judge(source.train_part), binary=is_binary)
+    assert record["wall_time_s"] > 0
+    twin = make_vae(image_shape=(1, 28, 28), likelihood=BERNOULLI, seed=2)
+    assert numbers == measure(twin, source, Judge(source.train_part), binary=is_binary)
     assert math.isfinite(numbers["test_negative_log_p"])
     json.dumps(numbers | {"provenance": record}, allow_nan=False)
+
+
+def test_a_model_is_moved_to_the_device_that_scores_it(vae, source, monkeypatch):
+    monkeypatch.setattr(data, "load", lambda name: source)
+    monkeypatch.setattr(scoreboard, "pick_device", lambda: torch.device("meta"))
+    seen = []
+    monkeypatch.setattr(
+        scoreboard, "measure", lambda vae, *_, **__: seen.append(vae.device.type) or {"rate": 1.0}
+    )
+    numbers = score(vae, "digits")
+    assert seen == ["meta"]
+    assert numbers["provenance"]["device"] == "meta"
+    assert numbers["rate"] == 1

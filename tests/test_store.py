@@ -1,70 +1,113 @@
 import json
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
-from vaelib.long_runs import LongRun, load, publish, weights
 
-from vaelib import ConvEncoder, long_runs
+from vaelib import ConvEncoder, data
+from vaelib.course import lesson_3, lesson_4, lesson_5, lesson_7, store
+from vaelib.course.__main__ import CHAPTERS
+from vaelib.course.store import LongRun, LongRuns
+
+DECLARED = [(runs, run) for runs in CHAPTERS for run in runs]
+
+
+@pytest.fixture(autouse=True)
+def scored(monkeypatch) -> list[tuple]:
+    """A note of what was scored, in place of the scores."""
+    noted = []
+
+    def score(model: nn.Module, dataset: str, *, binary: bool = False) -> dict[str, int]:
+        noted.append((model, dataset, binary))
+        return {"place": len(noted)}
+
+    monkeypatch.setattr(store, "score", score)
+    return noted
 
 
 @pytest.fixture
-def trained(monkeypatch, tmp_path):
-    """A long run of three seeds that notes which of them it trained."""
-    seeds = []
+def trained() -> list[int]:
+    """The seeds that were trained."""
+    return []
+
+
+@pytest.fixture
+def runs(trained, tmp_path) -> LongRuns:
+    """A long run of four seeds, whose third is interrupted."""
 
     def train(seed: int) -> tuple[nn.Module, dict[str, float]]:
-        seeds.append(seed)
+        trained.append(seed)
         if seed == 2:
             raise KeyboardInterrupt
         return nn.Linear(1, 1), {"value": 10.0 * seed}
 
-    monkeypatch.setattr(long_runs, "LONG_RUNS", {"run": LongRun(train, seeds=(0, 1, 2, 3))})
-    monkeypatch.setattr(long_runs, "PUBLISHED", tmp_path)
-    return seeds
+    return LongRuns("chapter", [LongRun("run", train, seeds=(0, 1, 2, 3))], folder=tmp_path)
 
 
-def stored(folder) -> list[dict]:
-    return json.loads((folder / "long_runs" / "run.json").read_text(encoding="utf-8"))
+def stored(folder: Path, name: str = "run") -> list[dict]:
+    path = folder / "long_runs" / "chapter" / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
-def test_an_interrupted_run_keeps_its_seeds_and_goes_on_from_there(trained, tmp_path):
+def test_an_interrupted_run_keeps_its_seeds_and_goes_on_from_there(runs, trained, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        publish("run", tmp_path)
+        runs.publish("run")
     assert stored(tmp_path) == [{"seed": 0, "value": 0.0}, {"seed": 1, "value": 10.0}]
+    assert runs.published("run") == {entry["seed"]: entry for entry in stored(tmp_path)}
     trained.clear()
     with pytest.raises(KeyboardInterrupt):
-        publish("run", tmp_path)
+        runs.publish("run")
     assert trained == [2]
 
 
-def test_published_numbers_are_read_and_not_trained(trained, tmp_path):
-    runs = [{"seed": seed, "value": 1.5} for seed in range(4)]
-    (tmp_path / "long_runs").mkdir()
-    (tmp_path / "long_runs" / "run.json").write_text(json.dumps(runs))
-    assert load("run") == runs
+def test_published_numbers_are_read_and_not_trained(runs, trained, tmp_path):
+    numbers = [{"seed": seed, "value": 1.5} for seed in range(4)]
+    (tmp_path / "long_runs" / "chapter").mkdir(parents=True)
+    (tmp_path / "long_runs" / "chapter" / "run.json").write_text(json.dumps(numbers))
+    assert runs.load("run") == numbers
     assert trained == []
 
 
-def test_missing_seeds_are_named(trained, tmp_path):
+def test_missing_seeds_are_named(runs):
+    assert runs.published("run") == {}
     with pytest.raises(
         FileNotFoundError, match=r"'run' are not published for seeds \[0, 1, 2, 3\]"
     ):
-        load("run")
+        runs.load("run")
 
 
-def test_retrain_trains_and_leaves_the_published_numbers_alone(monkeypatch, tmp_path):
-    run = LongRun(lambda seed: (nn.Linear(1, 1), {"value": 2.0 * seed}), (3, 4), keeps_weights=True)
-    monkeypatch.setattr(long_runs, "LONG_RUNS", {"run": run})
-    monkeypatch.setattr(long_runs, "PUBLISHED", tmp_path)
-    assert load("run", retrain=True) == [{"seed": 3, "value": 6.0}, {"seed": 4, "value": 8.0}]
+def test_retrain_trains_and_leaves_the_published_numbers_alone(tmp_path):
+    run = LongRun(
+        "run",
+        lambda seed: (nn.Linear(1, 1), {"value": 2.0 * seed}),
+        seeds=(3, 4),
+        keeps_weights=True,
+    )
+    runs = LongRuns("chapter", [run], folder=tmp_path)
+    expected = [{"seed": 3, "value": 6.0}, {"seed": 4, "value": 8.0}]
+    assert runs.load("run", retrain=True) == expected
     assert not list(tmp_path.iterdir())
 
 
-def test_an_unknown_run_is_named():
-    for function in (load, publish, weights):
-        with pytest.raises(ValueError, match="no long run is called 'x'; expected one of two-dim"):
-            function("x")
+@pytest.mark.parametrize("method", ["load", "published", "publish", "weights"])
+def test_an_unknown_run_is_named(runs, method):
+    with pytest.raises(ValueError, match="chapter has no long run called 'x'; expected one of run"):
+        getattr(runs, method)("x")
+
+
+def test_the_runs_are_in_the_order_in_which_they_are_declared(tmp_path):
+    declared = [LongRun(name, network) for name in "zxy"]
+    assert list(LongRuns("chapter", declared, folder=tmp_path)) == declared
+
+
+def test_two_runs_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="chapter declares two long runs of one name"):
+        LongRuns("chapter", [LongRun("run", network), LongRun("run", network, seeds=(1,))])
+
+
+# Weights
 
 
 def network(seed: int) -> nn.Module:
@@ -73,33 +116,27 @@ def network(seed: int) -> nn.Module:
 
 
 @pytest.fixture
-def keeping(monkeypatch, tmp_path):
+def keeping(trained, tmp_path) -> LongRuns:
     """Two long runs of seeds 5, 1 and 7; ``kept`` publishes weights, ``plain`` does not."""
-    seeds = []
 
     def train(seed: int) -> tuple[nn.Module, dict[str, float]]:
-        seeds.append(seed)
+        trained.append(seed)
         return network(seed), {"value": 10.0 * seed}
 
-    runs = {
-        "kept": LongRun(train, seeds=(5, 1, 7), keeps_weights=True),
-        "plain": LongRun(train, seeds=(5, 1, 7)),
-    }
-    monkeypatch.setattr(long_runs, "LONG_RUNS", runs)
-    monkeypatch.setattr(long_runs, "PUBLISHED", tmp_path)
-    return seeds
+    kept = LongRun("kept", train, seeds=(5, 1, 7), keeps_weights=True)
+    return LongRuns("chapter", [kept, LongRun("plain", train, seeds=(5, 1, 7))], folder=tmp_path)
 
 
-def files(folder) -> list[str]:
-    return sorted(path.name for path in (folder / "long_runs").iterdir())
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "long_runs" / "chapter").iterdir())
 
 
-def test_the_weights_of_the_first_seed_are_read_back_as_they_were(keeping, tmp_path):
-    publish("kept", tmp_path)
-    assert keeping == [5, 1, 7]
+def test_the_weights_of_the_first_seed_are_read_back_as_they_were(keeping, trained, tmp_path):
+    keeping.publish("kept")
+    assert trained == [5, 1, 7]
     assert files(tmp_path) == ["kept.json", "kept.safetensors"]
-    assert load("kept") == [{"seed": seed, "value": 10.0 * seed} for seed in (5, 1, 7)]
-    read, truth = weights("kept"), network(5).state_dict()
+    assert keeping.load("kept") == [{"seed": seed, "value": 10.0 * seed} for seed in (5, 1, 7)]
+    read, truth = keeping.weights("kept"), network(5).state_dict()
     assert read.keys() == truth.keys()
     assert all(torch.equal(read[name], value) for name, value in truth.items())
     model, x = network(0), torch.rand(3, 1, 28, 28)
@@ -108,33 +145,171 @@ def test_the_weights_of_the_first_seed_are_read_back_as_they_were(keeping, tmp_p
 
 
 def test_a_run_that_keeps_no_weights_writes_none_and_has_none(keeping, tmp_path):
-    publish("plain", tmp_path)
+    keeping.publish("plain")
     assert files(tmp_path) == ["plain.json"]
     with pytest.raises(ValueError, match="'plain' publishes numbers, but no weights"):
-        weights("plain")
+        keeping.weights("plain")
 
 
-def test_seeds_that_are_published_leave_the_weights_alone(keeping, tmp_path):
-    publish("kept", tmp_path)
-    path = tmp_path / "long_runs" / "kept.json"
+def test_seeds_that_are_published_leave_the_weights_alone(keeping, trained, tmp_path):
+    keeping.publish("kept")
+    path = tmp_path / "long_runs" / "chapter" / "kept.json"
     path.write_text(json.dumps([{"seed": 5, "value": 0.5}]))
     path.with_suffix(".safetensors").write_bytes(b"published before")
-    keeping.clear()
-    publish("kept", tmp_path)
-    assert keeping == [1, 7]
+    trained.clear()
+    keeping.publish("kept")
+    assert trained == [1, 7]
     assert path.with_suffix(".safetensors").read_bytes() == b"published before"
 
 
-def test_training_all_seeds_again_replaces_the_weights(keeping, tmp_path):
-    publish("kept", tmp_path)
-    (tmp_path / "long_runs" / "kept.safetensors").write_bytes(b"published before")
-    publish("kept", tmp_path, retrain=True)
-    assert keeping == [5, 1, 7] * 2
-    assert torch.equal(weights("kept")["layers.0.weight"], network(5).layers[0].weight)
+def test_training_all_seeds_again_replaces_the_weights(keeping, trained, tmp_path):
+    keeping.publish("kept")
+    path = tmp_path / "long_runs" / "chapter" / "kept.safetensors"
+    path.write_bytes(b"published before")
+    keeping.publish("kept", retrain=True)
+    assert trained == [5, 1, 7] * 2
+    assert torch.equal(keeping.weights("kept")["layers.0.weight"], network(5).layers[0].weight)
+
+
+# Scores
+
+
+def test_a_run_with_a_title_is_scored_before_its_model_is_dropped(scored, tmp_path):
+    models = []
+
+    def train(seed: int) -> tuple[nn.Module, dict[str, float]]:
+        # The model of the seed before has its score, and its numbers are stored.
+        assert len(scored) == len(models)
+        assert not models or len(stored(tmp_path)) == len(models)
+        models.append(nn.Linear(1, 1))
+        return models[-1], {"value": 10.0 * seed}
+
+    run = LongRun("run", train, seeds=(4, 6), title="2-D", dataset="fashion-mnist", binary=True)
+    runs = LongRuns("chapter", [run], folder=tmp_path)
+    runs.publish("run")
+    assert stored(tmp_path) == [
+        {"seed": 4, "value": 40.0, "scores": {"2-D": {"place": 1}}},
+        {"seed": 6, "value": 60.0, "scores": {"2-D": {"place": 2}}},
+    ]
+    assert runs.load("run") == stored(tmp_path)
+    for (model, dataset, binary), trained in zip(scored, models, strict=True):
+        assert model is trained
+        assert (dataset, binary) == ("fashion-mnist", True)
+
+
+def test_every_model_of_a_training_that_returns_several_has_a_score(scored, tmp_path):
+    models = {title: nn.Linear(1, 1) for title in ("β = 1", "β = 0.5")}
+    run = LongRun("run", lambda seed: (models, {"beta": [1.0, 0.5]}))
+    LongRuns("chapter", [run], folder=tmp_path).publish("run")
+    assert stored(tmp_path) == [
+        {
+            "seed": 0,
+            "beta": [1.0, 0.5],
+            "scores": {"β = 1": {"place": 1}, "β = 0.5": {"place": 2}},
+        }
+    ]
+    assert [(id(m), *rest) for m, *rest in scored] == [
+        (id(m), "mnist", False) for m in models.values()
+    ]
+
+
+@pytest.mark.parametrize("model", [nn.Linear(1, 1), None], ids=["model", "no model"])
+def test_a_run_without_a_title_has_no_score(scored, tmp_path, model):
+    run = LongRun("run", lambda seed: (model, {"value": 1.0}))
+    LongRuns("chapter", [run], folder=tmp_path).publish("run")
+    assert stored(tmp_path) == [{"seed": 0, "value": 1.0}]
+    assert scored == []
+
+
+def test_training_here_scores_nothing(scored, tmp_path):
+    run = LongRun("run", lambda seed: (nn.Linear(1, 1), {"value": 1.0}), title="2-D")
+    runs = LongRuns("chapter", [run], folder=tmp_path)
+    assert runs.load("run", retrain=True) == [{"seed": 0, "value": 1.0}]
+    assert scored == []
+
+
+# What the chapters declare, and what is published
+
+
+def test_the_names_of_the_runs_are_unique_over_all_chapters():
+    names = [run.name for _, run in DECLARED]
+    assert len(set(names)) == len(names) > 90
+    assert len({runs.chapter for runs in CHAPTERS}) == len(CHAPTERS) == 7
+
+
+def test_the_chapters_are_those_of_the_notebooks():
+    notebooks = sorted(Path(__file__).parents[1].glob("notebooks/*.ipynb"))
+    assert [runs.chapter for runs in CHAPTERS] == [path.stem for path in notebooks]
+
+
+def test_only_the_models_of_burda_were_trained_on_binary_images():
+    binary = [run.name for _, run in DECLARED if run.binary]
+    assert binary == ["burda-vae", "burda-iwae-50"]
+
+
+@pytest.mark.parametrize(
+    "run",
+    [run for _, run in DECLARED if run.title or run.name == "beta-sweep-16d"],
+    ids=lambda run: run.name,
+)
+def test_a_run_is_scored_on_the_data_that_it_is_trained_on(run, monkeypatch):
+    class Loaded(Exception):
+        pass
+
+    def load(name: str):
+        raise Loaded(name)
+
+    monkeypatch.setattr(data, "load", load)
+    with pytest.raises(Loaded) as asked:
+        run.train(0)
+    assert asked.value.args == (run.dataset,)
 
 
 def test_the_published_runs_hold_every_seed_and_their_provenance():
-    for name, run in long_runs.LONG_RUNS.items():
-        entries = load(name)
+    for runs, run in DECLARED:
+        entries = runs.load(run.name)
         assert [entry["seed"] for entry in entries] == list(run.seeds)
+        assert runs.published(run.name).keys() == set(run.seeds)
         assert all(entry["provenance"]["profile"] == "full" for entry in entries)
+
+
+def test_the_published_runs_have_a_score_for_each_title():
+    for runs, run in DECLARED:
+        titles = [run.title] if run.title else []
+        if run.name == "beta-sweep-16d":
+            titles = [f"16-D, mlp, β = {beta:g}" for beta in lesson_4.BETAS]
+        scores = runs.load(run.name)[0].get("scores", {})
+        assert list(scores) == titles
+        for numbers in scores.values():
+            assert numbers["provenance"]["profile"] == "full"
+            assert {"test_negative_elbo", "precision", "recall"} <= numbers.keys()
+
+
+def test_every_published_file_belongs_to_a_run_and_none_is_missing():
+    folder = Path(__file__).parents[1] / "results" / "long_runs"
+    expected = {f"{runs.chapter}/{run.name}.json" for runs, run in DECLARED}
+    expected |= {
+        f"{runs.chapter}/{run.name}.safetensors" for runs, run in DECLARED if run.keeps_weights
+    }
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert found == expected
+
+
+KEPT = {
+    "small-conv": partial(lesson_3.comparison_vae, "conv", 70_000, latent_dim=2),
+    **dict.fromkeys(("project-c-0", "project-c-12", "project-c-200"), lesson_4.project_c_vae),
+    **dict.fromkeys(("tutorial-conv", "tutorial-conv-triplets"), lesson_5.project_a_vae),
+    **dict.fromkeys(
+        ("burda-vae", "burda-iwae-50"), partial(lesson_7.burda_vae, torch.rand(2, 1, 28, 28))
+    ),
+}
+
+
+def test_the_published_weights_fit_the_networks_of_their_runs():
+    keeping = {run.name: runs for runs, run in DECLARED if run.keeps_weights}
+    assert keeping.keys() == KEPT.keys()
+    for name, build in KEPT.items():
+        vae, weights = build(seed=9), keeping[name].weights(name)
+        vae.load_state_dict(weights, strict=True)
+        assert all(torch.equal(value, weights[key]) for key, value in vae.state_dict().items())
+        assert vae.state_dict().keys() == weights.keys()

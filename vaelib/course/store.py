@@ -74,11 +74,18 @@ class LongRuns:
         The runs.
     folder
         Where the published results lie.
+
+    Raises
+    ------
+    ValueError
+        If two of the runs have the same name.
     """
 
     def __init__(self, chapter: str, runs: Sequence[LongRun], *, folder: Path = PUBLISHED) -> None:
         self.chapter = chapter
         self._runs = {run.name: run for run in runs}
+        if len(self._runs) < len(runs):
+            raise ValueError(f"{chapter} declares two long runs of one name.")
         self._folder = folder / "long_runs" / chapter
 
     def __iter__(self) -> Iterator[LongRun]:

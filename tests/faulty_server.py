@@ -15,7 +15,8 @@ class FaultyServer(ThreadingHTTPServer):
     the announced bytes), short (half of the file, announced as all of it), flipped (one changed
     bit), silent (no answer), stalled (half of the file, then nothing), slow (small pieces with
     pauses), closed (no answer, connection closed), babble (an answer that is not HTTP), met (two
-    clients must ask before either is answered).
+    clients must ask before either is answered), encoded (the archive's own compression declared as
+    an encoding for the transport, as some servers do by the name of a file).
     """
 
     daemon_threads = True
@@ -70,12 +71,17 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "met":
             self.server.both.wait()
             self.reply(data)
+        elif fault == "encoded":
+            self.reply(data, headers={"Content-Encoding": "gzip"})
         elif fault != "closed":
             self.reply(data)
 
-    def reply(self, data: bytes, end: int | None = None) -> None:
+    def reply(
+        self, data: bytes, end: int | None = None, headers: dict[str, str] | None = None
+    ) -> None:
         self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
+        for name, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data[:end])
 

@@ -74,7 +74,7 @@ def tiny(monkeypatch, tmp_path):
     archives = {f"{name}.gz": gzip.compress(content) for name, content in CONTENT.items()}
     with FaultyServer(archives) as server:
         tiny = Tiny(tmp_path, server)
-        source = data._Source("Tiny", tuple("0123456789"), data._files(60, 20, *SUMS))
+        source = data._Source("Tiny", tuple("0123456789"), data._idx_files(60, 20, *SUMS))
         monkeypatch.setitem(data._SOURCES, "tiny", source)
         monkeypatch.setattr(data, "_mirrors", lambda source: tiny.mirrors)
         monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -190,7 +190,7 @@ def test_a_changed_file_is_verified_again(tiny):
 def test_other_sums_are_not_satisfied_by_an_old_verification(tiny, monkeypatch):
     tiny.put()
     tiny.load()
-    other = data._files(60, 20, *SUMS[:3], "0" * 64)
+    other = data._idx_files(60, 20, *SUMS[:3], "0" * 64)
     monkeypatch.setitem(data._SOURCES, "tiny", data._SOURCES["tiny"]._replace(files=other))
     with pytest.raises(DataError, match="wrong values"):
         tiny.load()
@@ -288,6 +288,18 @@ def test_download(tiny):
     assert len(tiny.server.requests) == 4
 
 
+def test_downloaded_files_are_as_open_as_others(tiny):
+    """A data folder may be shared; temporary files are closed to other users."""
+    tiny.load()
+    (tiny.folder / "other").touch()
+    assert len({path.stat().st_mode for path in tiny.folder.iterdir()}) == 1
+
+
+def test_an_archive_declared_as_encoded(tiny):
+    tiny.server.faults = dict.fromkeys(tiny.server.files, "encoded")
+    assert_right(tiny.load())
+
+
 def test_only_missing_files_are_downloaded(tiny):
     tiny.put({name: CONTENT[name] for name in FILES[:3]})
     assert_right(tiny.load())
@@ -320,7 +332,7 @@ def test_a_faulty_server_leaves_nothing_behind(tiny, monkeypatch, fault, words):
     else:
         tiny.server.faults[archive] = fault
     if fault in ("silent", "stalled"):
-        monkeypatch.setattr(data, "_SILENCE_S", 0.5)
+        monkeypatch.setattr(data, "_MAX_SILENCE_S", 0.5)
     with pytest.raises(DataError) as error:
         tiny.load()
     assert_helpful(error, f"{FILES[3]} could not be downloaded", tiny.server.url + archive, *words)
@@ -347,14 +359,14 @@ def test_a_second_mirror_takes_over(tiny, monkeypatch, fault):
     with FaultyServer(dict(tiny.server.files)) as first:
         first.faults[f"{FILES[1]}.gz"] = fault
         tiny.mirrors = [refusing_url() if fault == "refused" else first.url, tiny.server.url]
-        monkeypatch.setattr(data, "_SILENCE_S", 1.0)
+        monkeypatch.setattr(data, "_MAX_SILENCE_S", 1.0)
         assert_right(tiny.load())
     start = 0 if fault == "refused" else 1
     assert tiny.server.requests == [f"{name}.gz" for name in FILES[start:]]
 
 
 def test_a_host_that_never_accepts(tiny, monkeypatch):
-    monkeypatch.setattr(data, "_SILENCE_S", 0.5)
+    monkeypatch.setattr(data, "_MAX_SILENCE_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         tiny.mirrors = [f"http://127.0.0.1:{listener.getsockname()[1]}/"]
         with pytest.raises(DataError) as error:
@@ -364,7 +376,7 @@ def test_a_host_that_never_accepts(tiny, monkeypatch):
 
 def test_a_name_that_is_never_found(tiny, monkeypatch):
     """The search for an address knows no timeout."""
-    monkeypatch.setattr(data, "_SILENCE_S", 0.2)
+    monkeypatch.setattr(data, "_MAX_SILENCE_S", 0.2)
     over = threading.Event()
 
     def getaddrinfo(*_, **__):
@@ -389,12 +401,12 @@ def test_mirrors_share_the_time_of_silence(tiny, monkeypatch):
     tiny.mirrors = ["http://one/", "http://two/"]
     with pytest.raises(DataError):
         tiny.load()
-    assert sum(timeouts) == data._SILENCE_S <= 12 and len(timeouts) == 2
+    assert sum(timeouts) == data._MAX_SILENCE_S <= 12 and len(timeouts) == 2
 
 
 def test_a_slow_server_is_not_a_silent_one(tiny, monkeypatch):
     """Fifteen pieces, 0.1 s apart, take longer than the 1 s that a server may be silent."""
-    monkeypatch.setattr(data, "_SILENCE_S", 1.0)
+    monkeypatch.setattr(data, "_MAX_SILENCE_S", 1.0)
     tiny.server.faults[f"{FILES[0]}.gz"] = "slow"
     assert_right(tiny.load())
 
@@ -472,7 +484,7 @@ SCRIPT = """
 import hashlib, json, sys
 from vaelib import data
 root, url, sums = json.loads(sys.argv[1])
-data._SOURCES["tiny"] = data._Source("Tiny", (), data._files(60, 20, *sums))
+data._SOURCES["tiny"] = data._Source("Tiny", (), data._idx_files(60, 20, *sums))
 data._mirrors = lambda source: [url]
 dataset = data.load("tiny", root=root)
 for split in (dataset.train, dataset.test):

@@ -89,9 +89,9 @@ class Dataset:
         """Images held out of ``train``, always the same ones; choose recipes on them."""
         return self._part(slice(self.n_validation))
 
-    def _part(self, places: slice) -> Split:
+    def _part(self, indices: slice) -> Split:
         # NumPy keeps the stream of RandomState as it is for ever; torch promises no such thing.
-        chosen = torch.from_numpy(np.random.RandomState(0).permutation(len(self.train))[places])
+        chosen = torch.from_numpy(np.random.RandomState(0).permutation(len(self.train))[indices])
         return Split(self.train.images[chosen], self.train.labels[chosen])
 
 
@@ -139,18 +139,18 @@ def load(name: str, *, root: str | Path | None = None, download: bool = True) ->
     shuffling would put everybody on both sides.
     """
     if name == "digits":
-        return _digits()
+        return _load_digits()
     if name not in _SOURCES:
         raise ValueError(f"Unknown data set {name!r}; expected one of {', '.join(NAMES)}.")
     source = _SOURCES[name]
     folder = data_root(root) / source.folder / "raw"
     try:
-        missing = [file for file in source.files if not _find(folder, file).exists()]
+        missing = [file for file in source.files if not _path_of(folder, file).exists()]
         if missing and not download:
             raise _Fault(f"{missing[0].name} (or .gz) is not in {folder} and download is False.")
         if missing:
             _download(source, missing, folder)
-        train_images, train_labels, test_images, test_labels = _read(source, folder)
+        train_images, train_labels, test_images, test_labels = _read_arrays(source, folder)
     except (_Fault, OSError) as fault:
         raise DataError(
             f"{name} could not be loaded. {fault}\n"
@@ -264,15 +264,15 @@ def balanced_subset(labels: Tensor, n: int, *, seed: int = 0) -> Tensor:
     order = torch.from_numpy(np.random.RandomState(seed).permutation(len(labels)))
     order = order.to(labels.device)
     shuffled = labels[order]
-    places = torch.cat([(shuffled == c).nonzero().flatten()[:per_class] for c in classes])
-    return order[places.sort().values]
+    positions = torch.cat([(shuffled == c).nonzero().flatten()[:per_class] for c in classes])
+    return order[positions.sort().values]
 
 
 class _Fault(Exception):
     """Why data could not be had; `load` adds what was expected and what to do."""
 
 
-class _File(NamedTuple):
+class _IdxFile(NamedTuple):
     """An IDX file: a header with the shape, then the bytes of the array."""
 
     name: str
@@ -283,22 +283,22 @@ class _File(NamedTuple):
 class _Source(NamedTuple):
     folder: str  # torchvision names it after its class
     class_names: tuple[str, ...]
-    files: Sequence[_File]
+    files: Sequence[_IdxFile]
 
 
-def _files(n_train: int, n_test: int, *sha256: str) -> list[_File]:
+def _idx_files(n_train: int, n_test: int, *sha256: str) -> list[_IdxFile]:
     names = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
     shapes = ((n_train, 28, 28), (n_train,), (n_test, 28, 28), (n_test,))
-    return [_File(f"{n}-ubyte", *rest) for n, *rest in zip(names, shapes, sha256, strict=True)]
+    return [_IdxFile(f"{n}-ubyte", *rest) for n, *rest in zip(names, shapes, sha256, strict=True)]
 
 
-_DIGITS = tuple("0123456789")
-_CLOTHES = "T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle_boot"
+_DIGIT_NAMES = tuple("0123456789")
+_CLOTHING_NAMES = "T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle_boot"
 _SOURCES = {
     "mnist": _Source(
         "MNIST",
-        _DIGITS,
-        _files(
+        _DIGIT_NAMES,
+        _idx_files(
             60_000,
             10_000,
             "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -309,8 +309,8 @@ _SOURCES = {
     ),
     "fashion-mnist": _Source(
         "FashionMNIST",
-        tuple(name.replace("_", " ") for name in _CLOTHES.split()),
-        _files(
+        tuple(name.replace("_", " ") for name in _CLOTHING_NAMES.split()),
+        _idx_files(
             60_000,
             10_000,
             "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
@@ -321,7 +321,7 @@ _SOURCES = {
     ),
 }
 _MARKER = ".verified.json"
-_SILENCE_S = 10.0  # how long the mirrors of a data set, together, may send nothing
+_MAX_SILENCE_S = 10.0  # how long the mirrors of a data set, together, may send nothing
 
 
 def data_root(root: str | Path | None = None) -> Path:
@@ -330,71 +330,76 @@ def data_root(root: str | Path | None = None) -> Path:
     return Path(root or os.environ.get("VAELIB_DATA_DIR") or cache).expanduser()
 
 
-def _find(folder: Path, file: _File) -> Path:
+def _path_of(folder: Path, file: _IdxFile) -> Path:
     """Return the raw file if it exists, else where the gzip'd one is or would be."""
     raw = folder / file.name
     return raw if raw.exists() else folder / f"{file.name}.gz"
 
 
-def _read(source: _Source, folder: Path) -> list[Tensor]:
+def _read_arrays(source: _Source, folder: Path) -> list[Tensor]:
     """Read the arrays of a data set; verify them unless the very same files have been before."""
-    paths = [_find(folder, file) for file in source.files]
+    paths = [_path_of(folder, file) for file in source.files]
     stats = [path.stat() for path in paths]
     stamps = {
         path.name: [stat.st_size, stat.st_mtime_ns, file.sha256]
         for path, stat, file in zip(paths, stats, source.files, strict=True)
     }
     marker = folder / _MARKER
-    known = _remembered(marker) == stamps
+    already_verified = _read_marker(marker) == stamps
     arrays = []
     for path, file in zip(paths, source.files, strict=True):
         try:
-            content = _content(path.read_bytes(), file, str(path), verify=not known)
+            content = _unpack(path.read_bytes(), file, str(path), verify=not already_verified)
         except _Fault as fault:
             raise _Fault(f"{fault}. Delete this file to have it downloaded.") from None
-        header = len(_header(file.shape))
+        header = len(_idx_header(file.shape))
         values = torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header)
         arrays.append(values.view(file.shape))
-    if not known:
+    if not already_verified:
         # In a folder that cannot be written the data is verified each time.
         with suppress(OSError):
             marker.write_text(json.dumps(stamps))
     return arrays
 
 
-def _remembered(marker: Path) -> object:
+def _read_marker(marker: Path) -> object:
+    """Return what was verified in this folder before, or None."""
     try:
         return json.loads(marker.read_bytes())
     except (OSError, ValueError):
         return None
 
 
-def _content(data: bytes, file: _File, origin: str, *, verify: bool = True) -> bytes:
-    """Return the content of an IDX file, without compression."""
+def _unpack(data: bytes, file: _IdxFile, origin: str, *, verify: bool = True) -> bytes:
+    """Return the content of an IDX file without compression; `origin` is its path or URL."""
     if origin.endswith(".gz"):
         try:
             data = gzip.decompress(data)
         except (OSError, EOFError, zlib.error) as error:
-            raise _Fault(f"{origin} {_page(data) or f'is damaged or truncated: {error}'}") from None
+            reason = _describe_page(data) or f"is damaged or truncated: {error}"
+            raise _Fault(f"{origin} {reason}") from None
     if verify and hashlib.sha256(data).hexdigest() != file.sha256:
-        raise _Fault(f"{origin} {_difference(data, file)}")
+        raise _Fault(f"{origin} {_describe_difference(data, file)}")
     return data
 
 
-def _header(shape: tuple[int, ...]) -> bytes:
+def _idx_header(shape: tuple[int, ...]) -> bytes:
     return struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
 
 
-def _page(data: bytes) -> str | None:
-    start = data.lstrip()[:15]
-    return f"is a web page, not data: it begins {start!r}" if start.startswith(b"<") else None
+def _describe_page(data: bytes) -> str | None:
+    """Say that a server sent a web page in place of a file, if it did."""
+    beginning = data.lstrip()[:15]
+    if not beginning.startswith(b"<"):
+        return None
+    return f"is a web page, not data: it begins {beginning!r}"
 
 
-def _difference(data: bytes, file: _File) -> str:
+def _describe_difference(data: bytes, file: _IdxFile) -> str:
     """Say in what the content of a file differs from the official one."""
-    header = _header(file.shape)
+    header = _idx_header(file.shape)
     size = len(header) + math.prod(file.shape)
-    if page := _page(data):
+    if page := _describe_page(data):
         return page
     if not data.startswith(header[:4]):
         return f"is not an IDX file of {len(file.shape)}-dimensional bytes: it begins {data[:4]!r}"
@@ -406,8 +411,13 @@ def _difference(data: bytes, file: _File) -> str:
     return f"has wrong values: SHA-256 {hashlib.sha256(data).hexdigest()}; expected {file.sha256}"
 
 
-def _download(source: _Source, files: Sequence[_File], folder: Path) -> None:
-    """Download files, verify them, and move them into `folder` when all of them are good."""
+def _download(source: _Source, files: Sequence[_IdxFile], folder: Path) -> None:
+    """Download files, verify them, and move them into `folder` when all of them are good.
+
+    pooch would do little of this: its check cannot say what came in place of a file, it unpacks
+    where others may already read, its files are closed to other users, and it fails where a server
+    calls an archive's own compression a transport encoding.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     mirrors, waiting, faults = _mirrors(source), list(files), []
     # A folder of its own, on the same file system: whoever else downloads now, whatever ends this
@@ -417,7 +427,7 @@ def _download(source: _Source, files: Sequence[_File], folder: Path) -> None:
             try:
                 while waiting:
                     url = f"{mirror}{waiting[0].name}.gz"
-                    content = _content(_fetch(url, _SILENCE_S / len(mirrors)), waiting[0], url)
+                    content = _unpack(_fetch(url, _MAX_SILENCE_S / len(mirrors)), waiting[0], url)
                     Path(private, waiting.pop(0).name).write_bytes(content)
             except _Fault as fault:
                 faults.append(f"\n  {fault}")
@@ -433,8 +443,8 @@ def _mirrors(source: _Source) -> list[str]:
     return getattr(datasets, source.folder).mirrors
 
 
-def _fetch(url: str, silence: float) -> bytes:
-    """Return what a server sends; give up when it sends nothing for `silence` seconds.
+def _fetch(url: str, max_silence: float) -> bytes:
+    """Return what a server sends; give up when it sends nothing for `max_silence` seconds.
 
     torchvision's own download would wait for ever: it sets no timeout, and the only one that can
     be set from outside holds for all sockets of the process.
@@ -442,7 +452,7 @@ def _fetch(url: str, silence: float) -> bytes:
     data = bytearray()
     try:
         with (
-            _open(url, silence) as response,
+            _open_url(url, max_silence) as response,
             tqdm(desc=Path(url).name, total=response.length, unit="B", unit_scale=True) as bar,
         ):
             # The timeout holds for each wait for bytes: a slow server is not a silent one.
@@ -456,7 +466,7 @@ def _fetch(url: str, silence: float) -> bytes:
     return bytes(data)
 
 
-def _open(url: str, seconds: float) -> HTTPResponse:
+def _open_url(url: str, seconds: float) -> HTTPResponse:
     """Open a URL, or raise TimeoutError.
 
     The timeout of urlopen holds for each address of a host, and not at all for the search for
@@ -465,13 +475,13 @@ def _open(url: str, seconds: float) -> HTTPResponse:
     request = Request(url, headers={"User-Agent": "vaelib"})
     response: Future[HTTPResponse] = Future()
 
-    def work() -> None:
+    def open_here() -> None:
         try:
             response.set_result(urlopen(request, timeout=seconds))
         except BaseException as error:
             response.set_exception(error)
 
-    thread = threading.Thread(target=work, daemon=True)
+    thread = threading.Thread(target=open_here, daemon=True)
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
@@ -479,7 +489,7 @@ def _open(url: str, seconds: float) -> HTTPResponse:
     return response.result()
 
 
-def _digits() -> Dataset:
+def _load_digits() -> Dataset:
     from sklearn.datasets import load_digits  # slow to import, and needed here only
 
     digits = load_digits()
@@ -493,6 +503,6 @@ def _digits() -> Dataset:
         name="digits",
         train=Split(images[:-500], labels[:-500]),
         test=Split(images[-500:], labels[-500:]),
-        class_names=_DIGITS,
+        class_names=_DIGIT_NAMES,
         n_validation=200,
     )

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from vaelib.course import lesson_2, lesson_3, lesson_4, lesson_6, lesson_7
-from vaelib.course.__main__ import CHAPTERS, main
+from vaelib.course.__main__ import main
+from vaelib.course.chapters import CHAPTERS
 from vaelib.course.store import LongRuns
 
 ROOT = Path(__file__).parents[1]

@@ -1,9 +1,6 @@
 import inspect
 import json
 from dataclasses import replace
-from itertools import groupby
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,10 +8,8 @@ from sizes import mlp_parameters
 from torch import nn
 
 from vaelib import data
-from vaelib.course import lesson_2, lesson_7
+from vaelib.course import lesson_7
 from vaelib.course.lesson_7 import train_burda
-from vaelib.course.results import write_json
-from vaelib.course.store import LongRun, LongRuns
 from vaelib.data import Split, to_float
 from vaelib.evaluation import active_units, evaluate, fixed_subset, log_likelihood
 from vaelib.networks import count_parameters
@@ -199,76 +194,3 @@ def test_of_many_images_of_chapter_7_a_fixed_thousand_is_estimated(burdas, monke
     sizes = [len(x) for x, _, _ in estimates]
     assert sizes == [110, 20, 1000, 110]
     assert torch.equal(estimates[2][0], fixed_subset(drawn(source.test, "test"), 1000))
-
-
-# The scoreboard
-
-
-PUBLISHED = Path(__file__).parents[1] / "results" / "long_runs"
-
-
-def test_the_scoreboard_holds_every_published_score_of_a_first_seed():
-    rows = lesson_7.scoreboard()
-    assert len(rows) == 47
-    published = {}
-    for path in PUBLISHED.glob("*/*.json"):
-        first = json.loads(path.read_text(encoding="utf-8"))[0]
-        assert first["seed"] == 0
-        is_fashion = "fashion" in path.stem or path.stem.startswith("project-b")
-        dataset = "fashion-mnist" if is_fashion else "mnist"
-        for title, numbers in first.get("scores", {}).items():
-            published[int(path.parent.name[:2]), dataset, title] = numbers
-    assert {row[:3]: row.score for row in rows} == published
-
-
-def test_the_scoreboard_is_in_the_order_of_data_sets_chapters_and_declarations():
-    rows = lesson_7.scoreboard()
-    assert [name for name, _ in groupby(row.dataset for row in rows)] == ["mnist", "fashion-mnist"]
-    for dataset, chapters in (("mnist", {1, 2, 3, 4, 5, 6, 7}), ("fashion-mnist", {2, 5, 6})):
-        found = [row.chapter for row in rows if row.dataset == dataset]
-        assert found == sorted(found)
-        assert set(found) == chapters
-    of_chapter_2 = [row.title for row in rows if row.chapter == 2]
-    assert of_chapter_2 == [run.title for run in lesson_2.RUNS if run.title]
-    assert [row.title for row in rows if row.chapter == 7] == ["50-D, VAE", "50-D, IWAE-50"]
-    titles = [(row.dataset, row.title) for row in rows]
-    assert len(set(titles)) == len(titles)
-
-
-def test_only_a_gaussian_has_no_log_p_on_the_scoreboard():
-    without = [row.title for row in lesson_7.scoreboard() if "test_negative_log_p" not in row.score]
-    assert without == ["128-D, Gaussian"]
-
-
-def test_every_model_of_a_run_is_listed_with_the_scores_of_the_first_seed(monkeypatch, tmp_path):
-    def runs(chapter: str, *declared: LongRun) -> LongRuns:
-        for run in declared:
-            records = [
-                {"seed": seed, "scores": {f"{run.name} {i}": {"rate": seed + i} for i in (1, 2)}}
-                for seed in sorted(run.seeds)
-            ]
-            if run.name == "plain":
-                records = [{"seed": seed} for seed in run.seeds]
-            write_json(tmp_path / "long_runs" / chapter / f"{run.name}.json", records)
-        return LongRuns(chapter, declared, folder=tmp_path)
-
-    def train(seed: int):
-        raise AssertionError("the scoreboard trains nothing")
-
-    first = runs(
-        "one",
-        LongRun("coats", train, dataset="fashion-mnist"),
-        LongRun("plain", train),
-        LongRun("later", train, seeds=(30, 10)),
-    )
-    last = runs("two", LongRun("last", train, seeds=(5,)))
-    monkeypatch.setattr(lesson_7, "LESSONS", (SimpleNamespace(RUNS=first),))
-    monkeypatch.setattr(lesson_7, "RUNS", last)
-    assert lesson_7.scoreboard() == [
-        (1, "mnist", "later 1", {"rate": 31}),
-        (1, "mnist", "later 2", {"rate": 32}),
-        (2, "mnist", "last 1", {"rate": 6}),
-        (2, "mnist", "last 2", {"rate": 7}),
-        (1, "fashion-mnist", "coats 1", {"rate": 1}),
-        (1, "fashion-mnist", "coats 2", {"rate": 2}),
-    ]

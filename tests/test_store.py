@@ -8,7 +8,7 @@ from torch import nn
 
 from vaelib import ConvEncoder, data
 from vaelib.course import lesson_3, lesson_4, lesson_5, lesson_7, store
-from vaelib.course.__main__ import CHAPTERS
+from vaelib.course.chapters import CHAPTERS
 from vaelib.course.store import LongRun, LongRuns
 
 DECLARED = [(runs, run) for runs in CHAPTERS for run in runs]

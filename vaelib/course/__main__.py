@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from vaelib.course import lesson_7
+from vaelib.course.chapters import CHAPTERS
 from vaelib.course.store import LongRuns
-
-CHAPTERS: tuple[LongRuns, ...] = (*(lesson.RUNS for lesson in lesson_7.LESSONS), lesson_7.RUNS)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vaelib import data
-from vaelib.course import lesson_1, lesson_2, lesson_3, lesson_4, lesson_5, lesson_6
 from vaelib.course.protocols import parts_of
 from vaelib.course.results import provenance
 from vaelib.course.store import LongRun, LongRuns
@@ -148,26 +147,3 @@ RUNS = LongRuns(
         LongRun("burda-vae-100-epochs-static", partial(train_burda, epochs=100, static=True)),
     ],
 )
-LESSONS = (lesson_1, lesson_2, lesson_3, lesson_4, lesson_5, lesson_6)
-
-
-class Row(NamedTuple):
-    """A model on the scoreboard."""
-
-    chapter: int
-    dataset: str
-    title: str
-    score: dict[str, Any]
-    """What :func:`vaelib.course.scoreboard.measure` found, for the run's first seed."""
-
-
-def scoreboard() -> list[Row]:
-    """Return every published score, in the order of data sets, chapters and declarations."""
-    rows = []
-    for dataset in ("mnist", "fashion-mnist"):
-        for chapter, runs in enumerate((*(lesson.RUNS for lesson in LESSONS), RUNS), start=1):
-            for run in runs:
-                if run.dataset == dataset:
-                    scores = runs.published(run.name)[run.seeds[0]].get("scores", {})
-                    rows += [Row(chapter, dataset, *item) for item in scores.items()]
-    return rows

@@ -138,12 +138,14 @@ class LongRuns:
                 continue
             print(f"{name}, seed {seed}: training ...", flush=True)
             trained, numbers = run.train(seed)
-            if scores := run.scored(trained):
-                numbers = {**numbers, "scores": scores}
             done[seed] = {"seed": seed, **numbers}
             if run.keeps_weights and seed == run.seeds[0]:
                 _write_weights(path.with_suffix(".safetensors"), trained)
             write_json(path, [done[s] for s in sorted(done)])
+            # Written already, so that an error in scoring does not lose the training.
+            if scores := run.scored(trained):
+                done[seed]["scores"] = scores
+                write_json(path, [done[s] for s in sorted(done)])
 
     def weights(self, name: str) -> dict[str, Tensor]:
         """Return the published weights of a run's first seed, for ``model.load_state_dict``.

@@ -99,7 +99,8 @@ def _publish(options: argparse.Namespace) -> None:
 
 
 def _badges(_: argparse.Namespace) -> None:
-    from book.badges import AddressError, address_here, refresh_all
+    from book.address import AddressError, address_here
+    from book.badges import refresh_all
 
     try:
         url = address_here(CHECKOUT.root)
@@ -111,7 +112,7 @@ def _badges(_: argparse.Namespace) -> None:
 
 
 def _address(_: argparse.Namespace) -> None:
-    from book.badges import AddressError, check_address
+    from book.address import AddressError, check_address
 
     try:
         check_address(CHECKOUT)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 
 import nbformat
@@ -16,6 +13,8 @@ from book.layout import Layout, Repository
 ROW = re.compile(r"<!-- badges -->.*?<!-- /badges -->", re.DOTALL)
 PAGES = ("_config.yml", "README.md", "CITATION.cff", "book/intro.md")
 """Files beside the chapters that name the address."""
+PLACE = re.compile(r"^(  url: |repository-code: |git clone )\S+(?:(\ncd )\S+)?", re.MULTILINE)
+"""Where they name it, with the folder that a clone makes."""
 SETUP = """# @title Set-up: install vaelib where it is missing
 try:
     import vaelib
@@ -38,10 +37,6 @@ HIDDEN = {"cellView": "form", "jupyter": {"source_hidden": True}}
 """How JupyterLab and Colab are told to collapse a cell; the book goes by the tag hide-input."""
 
 
-class AddressError(ValueError):
-    """The repository that the course lies in is not the one that it names."""
-
-
 def badge_row(name: str, repository: Repository) -> str:
     """Return the links on top of a chapter: text, because an image would load from elsewhere."""
     path = f"{repository.branch}/notebooks/{name}"
@@ -52,6 +47,12 @@ def badge_row(name: str, repository: Repository) -> str:
         f"[Download]({repository.url}/raw/{path})",
     )
     return "<!-- badges -->\n" + " · ".join(links) + "\n<!-- /badges -->"
+
+
+def with_address(text: str, url: str) -> str:
+    """Return a page that names this address, whichever it named before."""
+    folder = url.rsplit("/", 1)[1]
+    return PLACE.sub(lambda place: place[1] + url + (place[2] + folder if place[2] else ""), text)
 
 
 def refresh(
@@ -89,60 +90,14 @@ def refresh_all(layout: Layout, url: str | None = None) -> list[str]:
         A new address; by default that of ``_config.yml`` stays.
     """
     changed = []
-    old = layout.repository().url
+    url = url or layout.repository().url
     for path in (layout.root / name for name in PAGES if (layout.root / name).exists()):
-        changed += _rewrite(path, path.read_text(encoding="utf-8").replace(old, url or old))
+        changed += _rewrite(path, with_address(path.read_text(encoding="utf-8"), url))
     for path in layout.chapters():
         notebook = nbformat.read(path, as_version=4)
         refresh(notebook, path.name, layout.repository())
         changed += _rewrite(path, nbformat.writes(notebook) + "\n")
     return changed
-
-
-def address_here(root: Path, environment: Mapping[str, str] = os.environ) -> str | None:
-    """Return the address on GitHub of the repository that a checkout lies in.
-
-    The variable ``GITHUB_REPOSITORY`` says so in a workflow, elsewhere the remote ``origin``.
-
-    Returns
-    -------
-    str or None
-        None if there is no such remote, or it does not lie on GitHub.
-
-    Raises
-    ------
-    AddressError
-        If the variable is not of the form ``owner/name``.
-    """
-    if owner_and_name := environment.get("GITHUB_REPOSITORY"):
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", owner_and_name):
-            raise AddressError(f"GITHUB_REPOSITORY is {owner_and_name!r}; expected owner/name")
-        return f"https://github.com/{owner_and_name}"
-    git = ["git", "-C", str(root), "remote", "get-url", "origin"]
-    remote = subprocess.run(git, capture_output=True, text=True).stdout.strip()
-    match = re.fullmatch(
-        r"(?:https://github\.com/|git@github\.com:|ssh://git@github\.com/)([\w.-]+/[\w.-]+?)(?:\.git)?/?",
-        remote,
-    )
-    return f"https://github.com/{match[1]}" if match else None
-
-
-def check_address(layout: Layout, environment: Mapping[str, str] = os.environ) -> None:
-    """Compare the committed address with that of the repository.
-
-    Raises
-    ------
-    AddressError
-        If they differ, or nobody knows the repository's.
-    """
-    committed, here = layout.repository().url, address_here(layout.root, environment)
-    if here is None:
-        raise AddressError(f"no repository on GitHub is known to compare with {committed}")
-    if here.lower() != committed.lower():
-        raise AddressError(
-            f"this repository is {here}, but the course names {committed}, from where readers "
-            "would install: run make badges, commit what it changes, and push"
-        )
 
 
 def _rewrite(path: Path, text: str) -> list[str]:

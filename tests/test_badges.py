@@ -13,7 +13,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import vaelib
 from book import badges
-from book.badges import AddressError, address_here, check_address, refresh, refresh_all
+from book.__main__ import main
+from book.address import AddressError, address_here, check_address
+from book.badges import refresh, refresh_all, with_address
 from book.layout import CHECKOUT, Layout, Repository
 
 ROOT = CHECKOUT.root
@@ -33,7 +35,7 @@ def layout(tmp_path):
     nbformat.write(chapter(), tmp_path / "notebooks" / "01.ipynb")
     config = "# kept\nrepository:\n  url: https://github.com/a_b/c  # kept\n  branch: main\n"
     (tmp_path / "_config.yml").write_text(config)
-    (tmp_path / "README.md").write_text("git clone https://github.com/a_b/c\n")
+    (tmp_path / "README.md").write_text("git clone https://github.com/a_b/c\ncd c\ncd d\n")
     return Layout(tmp_path)
 
 
@@ -67,9 +69,19 @@ def test_a_new_address_reaches_every_file_and_nothing_else_changes(layout):
     assert (layout.root / "_config.yml").read_text() == (
         "# kept\nrepository:\n  url: https://github.com/me/mine  # kept\n  branch: main\n"
     )
-    assert (layout.root / "README.md").read_text() == "git clone https://github.com/me/mine\n"
+    page = (layout.root / "README.md").read_text()
+    assert page == "git clone https://github.com/me/mine\ncd mine\ncd d\n"
     assert "github.com/me/mine" in (layout.notebooks / "01.ipynb").read_text()
     assert refresh_all(layout) == []
+
+
+def test_an_address_edited_by_hand_reaches_every_file(layout):
+    config = layout.root / "_config.yml"
+    config.write_text(config.read_text().replace("a_b/c", "me/mine"))
+    assert refresh_all(layout) == ["README.md", "01.ipynb"]
+    assert "git clone https://github.com/me/mine\ncd mine\n" in (
+        (layout.root / "README.md").read_text()
+    )
 
 
 @pytest.mark.parametrize(
@@ -90,6 +102,37 @@ def test_elsewhere_there_is_no_address(layout):
     assert address_here(layout.root, {}) is None
     with pytest.raises(AddressError, match="no repository on GitHub is known"):
         check_address(layout, {})
+
+
+def test_a_workflow_of_another_server_has_no_address_on_github(layout):
+    elsewhere = {"GITHUB_REPOSITORY": "a_b/c", "GITHUB_SERVER_URL": "https://git.example.org"}
+    assert address_here(layout.root, elsewhere) is None
+    here = {"GITHUB_REPOSITORY": "a_b/c", "GITHUB_SERVER_URL": "https://github.com"}
+    assert address_here(layout.root, here) == "https://github.com/a_b/c"
+
+
+def test_the_command_fails_with_one_sentence_and_passes(monkeypatch):
+    monkeypatch.delenv("GITHUB_SERVER_URL", raising=False)
+    committed = CHECKOUT.repository().url
+    monkeypatch.setenv("GITHUB_REPOSITORY", committed.removeprefix("https://github.com/"))
+    main(["address"])
+    monkeypatch.setenv("GITHUB_REPOSITORY", "somebody/else")
+    with pytest.raises(SystemExit) as stopped:
+        main(["address"])
+    assert re.fullmatch(
+        r"this repository is https://github\.com/somebody/else, but _config\.yml names "
+        rf"{re.escape(committed)}, .*: run make badges, commit .*",
+        stopped.value.code,
+    )
+
+
+def test_the_command_needs_the_yaml_reader_alone():
+    # The workflow runs it before it installs anything else.
+    program = "import sys, book.__main__, book.address; print(*sys.modules)"
+    run = [sys.executable, "-c", program]
+    loaded = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "yaml" in loaded.split()
+    assert not {"nbformat", "numpy", "torch", "vaelib"} & set(loaded.split())
 
 
 def test_the_check_fails_and_passes(layout):
@@ -115,14 +158,18 @@ def test_the_committed_address_stands_everywhere():
         assert url in ADDRESS.findall(text), name
         own = {a for a in ADDRESS.findall(text) if a.endswith(url.rsplit("/", 1)[1])}
         assert own == {url}, name
+        moved = with_address(text, "https://github.com/somebody/else")
+        assert url not in moved, f"{name} names the address where make badges does not look"
+        assert with_address(moved, url) == text
     assert branch
 
 
 def test_the_workflow_checks_the_address_before_it_builds():
     workflow = yaml.safe_load((ROOT / ".github/workflows/book.yml").read_text(encoding="utf-8"))
     steps = [step.get("run", "") for step in workflow["jobs"]["build"]["steps"]]
-    commands = [step.split()[1] for step in steps if step.startswith("make")]
-    assert commands.index("address") < commands.index("html")
+    checks = [step.endswith("python -m book address") for step in steps]
+    builds = [step.startswith("make html") for step in steps]
+    assert checks.index(True) < builds.index(True)
 
 
 def test_the_version_is_one():

@@ -50,11 +50,3 @@ def test_links_lead_somewhere(page):
         if not link.startswith(("https://", "mailto:", "#")):
             target = link.partition("#")[0]
             assert ((ROOT / page).parent / target).exists(), link
-
-
-@pytest.mark.parametrize("page", ["README.md", "CITATION.cff", "book/intro.md"])
-def test_pages_name_the_public_address(page):
-    text = (ROOT / page).read_text(encoding="utf-8")
-    assert set(re.findall(r"https://github\.com/[\w-]+/[\w-]+", text)) == {
-        CHECKOUT.repository().url
-    }

@@ -15,7 +15,7 @@ PAGES = ("_config.yml", "README.md", "CITATION.cff", "book/intro.md")
 """Files beside the chapters that name the address."""
 PLACE = re.compile(r"^(  url: |repository-code: |git clone )\S+(?:(\ncd )\S+)?", re.MULTILINE)
 """Where they name it, with the folder that a clone makes."""
-SETUP = """# @title Set-up: install vaelib where it is missing
+SETUP = """# @title Set-up: install vaelib where it is missing, and nothing else
 try:
     import vaelib
 except ModuleNotFoundError as error:
@@ -24,15 +24,13 @@ except ModuleNotFoundError as error:
     import subprocess
     import sys
 
-    # --no-deps: Colab's own versions stay as they are
+    package = "vaelib @ git+{url}@v{version}"
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
-    source = "git+{url}@v{version}"
-    if subprocess.call([*pip, f"vaelib @ {{source}}"]):
-        raise RuntimeError(
-            f"pip could not install vaelib from {{source}}: its message is above. "
-            "This needs the network. In a clone of the course: make install"
-        ) from None
+    if subprocess.call([*pip, package]):
+        hint = "Is there a network, and that tag? In a clone: pip install -e ."
+        raise RuntimeError(f"pip could not install {{package}}. {{hint}}") from None
     import vaelib"""
+"""The set-up cell. ``--no-deps``: Colab's own versions of everything else stay as they are."""
 HIDDEN = {"cellView": "form", "jupyter": {"source_hidden": True}}
 """How JupyterLab and Colab are told to collapse a cell; the book goes by the tag hide-input."""
 

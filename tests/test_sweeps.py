@@ -77,6 +77,7 @@ def test_convolutional_models_end_where_fit_alone_brings_them():
         assert_close(vae, alone, rtol=0, atol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:this cpu has no units for bfloat16")
 def test_bfloat16_is_that_of_fit(make_vae, images):
     vaes, exact = ([make_vae() for _ in BETAS] for _ in range(2))
     fit_sweep(vaes, images, betas=BETAS, precision="bfloat16", **RECIPE, **QUIET)

@@ -158,7 +158,8 @@ def _visit(
         note(fault)
     if facts["theme"] != theme:
         note(f"shows theme {facts['theme']} where the reader's system asks for {theme}")
-    page.add_style_tag(content="* { transition: none !important }")  # sidebars slide otherwise
+    # Sidebars slide and unfolded code fades in otherwise: neither is what a reader reads.
+    page.add_style_tag(content="* { transition: none !important; animation: none !important }")
     for viewport, label in ((DESKTOP, "desktop"), (PHONE, "phone")):
         page.set_viewport_size(viewport)
         overflow = page.evaluate(OVERFLOW)

@@ -19,8 +19,12 @@ COLOURS = ["color-contrast", "link-in-text-block"]
 RUN = """async ([levels, colours, coloursOnly]) => {
   const folded = [...document.querySelectorAll("details:not([open])")];
   folded.forEach(e => e.open = true);
-  // The theme measures what scrolls 0.3 s after the last change of the window.
-  if (!coloursOnly) await new Promise(done => setTimeout(done, 500));
+  // The theme measures what scrolls 0.3 s after the last change of the window, later where the
+  // machine is busy: wait for it, but not for ever, so that a block that it forgets is found.
+  const unreached = () => [...document.querySelectorAll("pre")]
+    .some(e => e.scrollWidth > e.clientWidth && e.tabIndex < 0);
+  for (let k = 0; !coloursOnly && k < 100 && (k < 5 || unreached()); k++)
+    await new Promise(done => setTimeout(done, 100));
   const layers = new Map([[null, ""]]);
   const layersOf = e => {
     if (!layers.has(e)) {

@@ -19,6 +19,13 @@ os.environ.pop("MPLBACKEND", None)
 matplotlib.use("agg")
 
 
+ROOT = Path(__file__).resolve().parent
+
+
+def pytest_configure(config):
+    config.option.nbval_sanitize_with = str(ROOT / "tests" / "nbval_marks.cfg")
+
+
 def notebooks_to_run(config) -> list[Path]:
     """Return the notebooks that nbval will run, from the arguments of the command line."""
     if not config.option.nbval and not config.option.nbval_lax:

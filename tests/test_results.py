@@ -93,10 +93,19 @@ def test_nothing_is_written_unless_asked(collected, folder, monkeypatch, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_ledger_lies_beside_it(collected, monkeypatch, tmp_path):
+    monkeypatch.setenv("VAELIB_RESULTS_DIR", str(tmp_path))
+    collected.claims.check("the claim", 2.0, at_least=1)
+    collected.save(device=torch.device("cpu"))
+    content = json.loads((tmp_path / "claims" / "quick" / "01_vae_theory.json").read_text("utf-8"))
+    assert content["provenance"]["profile"] == "quick"
+    assert content["claims"] == collected.claims.record()
+
+
 def test_the_file_holds_entries_and_provenance(collected, monkeypatch, tmp_path):
     monkeypatch.setenv("VAELIB_RESULTS_DIR", str(tmp_path / "new" / "folder"))
     collected.save(device=torch.device("cpu"))
-    (file,) = (tmp_path / "new" / "folder").iterdir()
+    (file,) = (tmp_path / "new" / "folder").glob("*.json")
     assert file.name == "01_vae_theory.json"
     content = json.loads(file.read_text(encoding="utf-8"))
     assert set(content) == {"provenance", "results"}

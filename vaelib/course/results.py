@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from vaelib.course.claims import Claims
 from vaelib.hardware import pick_precision, processor_name
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -28,7 +29,7 @@ PUBLISHED = next(
 
 
 class Results:
-    """Collects the numbers of one notebook; the publishing run writes them to a file.
+    """Collects the numbers and the claims of one notebook; a publishing run writes them to files.
 
     Parameters
     ----------
@@ -41,6 +42,7 @@ class Results:
     def __init__(self, notebook: str, *, profile: str) -> None:
         self.notebook, self.profile = notebook, profile
         self.entries: list[dict[str, Any]] = []
+        self.claims = Claims(profile=profile)
         self.started = time.perf_counter()
 
     def add(
@@ -99,14 +101,20 @@ class Results:
         self.entries.append(entry)
 
     def save(self, *, device: str | torch.device) -> None:
-        """Write ``<notebook>.json`` into ``VAELIB_RESULTS_DIR``; do nothing where it is not set."""
+        """Write the numbers and the ledger into the folder ``VAELIB_RESULTS_DIR``, where it is set.
+
+        They are ``<notebook>.json`` and ``claims/<profile>/<notebook>.json`` there.
+        """
         folder = os.environ.get("VAELIB_RESULTS_DIR")
-        if folder:
-            record = provenance(self.profile, device, time.perf_counter() - self.started)
-            write_json(
-                Path(folder) / f"{self.notebook}.json",
-                {"provenance": record, "results": self.entries},
-            )
+        if not folder:
+            return
+        record = provenance(self.profile, device, time.perf_counter() - self.started)
+        name, claims = f"{self.notebook}.json", self.claims.record()
+        write_json(Path(folder) / name, {"provenance": record, "results": self.entries})
+        write_json(
+            Path(folder) / "claims" / self.profile / name,
+            {"provenance": record, "claims": claims},
+        )
 
 
 class Table:

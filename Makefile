@@ -12,7 +12,7 @@ VERSIONS ?= lowest
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install book html test check-book publish long-runs benchmarks versions badges address clean
+.PHONY: help install book html test check-book publish long-runs benchmarks mutants versions badges address clean
 .DELETE_ON_ERROR:
 
 help:  ## Show this list
@@ -55,6 +55,9 @@ long-runs: $(INSTALLED)  ## Train what the chapters cannot train live; resumable
 benchmarks: $(INSTALLED)  ## Speed and quality against other implementations, twenty minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[benchmarks]"
 	$(BIN)/python -m benchmarks $(ARGS)
+
+mutants: $(INSTALLED)  ## Maintainers: apply each known error, and see which test or claim catches it
+	$(BIN)/python tests/mutation.py $(ARGS)
 
 versions:  ## Run every chapter in quick on other versions: VERSIONS=lowest, colab or newest
 	$(PYTHON) book/versions.py $(VERSIONS)

@@ -246,6 +246,16 @@ def test_the_fixed_subset_does_not_follow_a_pattern_in_the_order():
     assert fixed_subset(images, 2000).mean().item() == pytest.approx(0.5, abs=4 * 0.5 / 2000**0.5)
 
 
+def test_the_fixed_subset_comes_from_all_of_a_sorted_data_set():
+    # Ten classes, one after the other. The shares in a random tenth are 0.1 each, with a standard
+    # deviation of at most (0.1 * 0.9 / 500)^0.5; the first, or every tenth, are of one class only.
+    classes = torch.arange(5000).div(500, rounding_mode="floor").float()
+    for images in (classes, torch.arange(5000.0).remainder(10)):
+        shares = torch.bincount(fixed_subset(images.view(-1, 1), 500).flatten().long()) / 500
+        assert len(shares) == 10
+        assert (shares - 0.1).abs().max() < 4 * (0.1 * 0.9 / 500) ** 0.5
+
+
 @pytest.mark.parametrize("sampled", [True, False])
 def test_the_error_of_every_reconstruction_equals_an_explicit_loop(vae, images, sampled):
     errors = reconstruction_rmse(vae, images, sampled=sampled, seed=3)

@@ -418,6 +418,22 @@ def test_weight_decay_is_decoupled(make_vae, images):
         torch.testing.assert_close(decayed.state_dict()[name], expected, rtol=0, atol=1e-7)
 
 
+def test_weight_decay_leaves_biases_and_scales_alone(make_vae, images):
+    def start() -> VAE:
+        vae = make_vae(likelihood=Gaussian(scale=0.5, learned=True))
+        for layer in vae.modules():
+            if isinstance(layer, torch.nn.Linear):
+                torch.nn.init.ones_(layer.bias)  # at 0, where they start, nothing could shrink
+        return vae
+
+    first, plain, decayed = start(), start(), start()
+    fit(plain, images, epochs=1, batch_size=50, lr=0.01, **QUIET)
+    fit(decayed, images, epochs=1, batch_size=50, lr=0.01, weight_decay=0.3, **QUIET)
+    for name, value in weights(plain).items():
+        shrunk = 0.01 * 0.3 * first.state_dict()[name] if name.endswith("weight") else 0
+        torch.testing.assert_close(decayed.state_dict()[name], value - shrunk, rtol=0, atol=1e-7)
+
+
 def test_gradients_are_clipped_to_the_norm_and_reported_before(make_vae, images, updates):
     limit = 3.0
     past = fit(make_vae(), images, epochs=2, batch_size=16, max_grad_norm=limit, lr=0.0, **QUIET)

@@ -12,7 +12,7 @@ VERSIONS ?= lowest
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install book html test check-book publish long-runs benchmarks mutants versions badges address clean
+.PHONY: help install book html test check-book publish claims long-runs benchmarks mutants versions badges address clean
 .DELETE_ON_ERROR:
 
 help:  ## Show this list
@@ -48,6 +48,9 @@ check-book: $(INSTALLED)  ## Open every page of _build/html in headless Chromium
 
 publish: $(INSTALLED)  ## Maintainers: full run of the chapters, copied to notebooks/ and results/
 	$(BIN)/python -m book publish $(ARGS)
+
+claims: $(INSTALLED)  ## Maintainers: write the ledger of claims, in both profiles: results/claims
+	$(BIN)/python -m book claims $(ARGS)
 
 long-runs: $(INSTALLED)  ## Train what the chapters cannot train live; resumable, a GPU helps
 	$(BIN)/python -m vaelib.course $(ARGS)

@@ -49,6 +49,11 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("chapters", nargs="*", help="names such as 01_vae_theory; default: all")
     publish.set_defaults(run=_publish)
 
+    claims = commands.add_parser("claims", help="run the chapters for their ledger of claims only")
+    claims.add_argument("chapters", nargs="*", help="names such as 01_vae_theory; default: all")
+    claims.add_argument("--profile", choices=("quick", "full"), help="default: full, then quick")
+    claims.set_defaults(run=_claims)
+
     badges = commands.add_parser("badges", help="write this repository's address everywhere")
     badges.set_defaults(run=_badges)
 
@@ -96,6 +101,16 @@ def _publish(options: argparse.Namespace) -> None:
     from book.publish import publish
 
     _report(publish(CHECKOUT, _select(options.chapters)))
+
+
+def _claims(options: argparse.Namespace) -> None:
+    from book.publish import record_claims
+
+    chapters, failed = _select(options.chapters), []
+    # Full comes first: quick restricts the process to one thread.
+    for profile in [options.profile] if options.profile else ["full", "quick"]:
+        failed += record_claims(CHECKOUT, chapters, profile=profile)
+    _report(failed)
 
 
 def _badges(_: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ import nbformat
 
 from book.badges import ROW
 from book.layout import Layout
+from book.ledger import claims_page, mutants_page
 
 NUMBERS = """# All numbers
 
@@ -104,9 +105,20 @@ def stage(layout: Layout, *, committed: bool) -> None:
         nbformat.write(notebook, layout.stage / "notebooks" / source.name)
     pages = layout.stage / "book"
     (pages / "numbers.md").write_text(numbers(layout.results), "utf-8")
+    (pages / "claims.md").write_text(claims_page(layout.results, titles(layout)), "utf-8")
+    (pages / "mutants.md").write_text(mutants_page(layout.results), "utf-8")
     speed = pages / "speed.md"
     if speed.exists():
         speed.write_text(with_benchmarks(speed.read_text("utf-8"), layout.results), "utf-8")
+
+
+def titles(layout: Layout) -> dict[str, str]:
+    """Return the title of each chapter, by the name of its notebook."""
+    found = {}
+    for chapter in layout.chapters():
+        first = nbformat.read(chapter, as_version=4).cells[0].source
+        found[chapter.stem] = first.splitlines()[0].removeprefix("# ")
+    return found
 
 
 def add_provenance(notebook: nbformat.NotebookNode, run: Mapping[str, Any] | None) -> None:
@@ -150,7 +162,7 @@ def describe_run(run: Mapping[str, Any], code: str) -> str:
 def numbers(results: Path) -> str:
     """Return the page that shows every number of the published run."""
     page = NUMBERS
-    files = sorted(results.glob("*.json"))
+    files = sorted(set(results.glob("*.json")) - {results / "mutants.json"})
     for file in files:
         content = _read_json(file)
         run = content["provenance"]

@@ -128,15 +128,25 @@ def test_auto_is_full_only_where_there_is_data(monkeypatch, capsys):
     assert execute.resolve_profile("full") == "full"
 
 
+# What a chapter does in the end, in place of vaelib.course.results: it writes its two files.
+SAVES = """import os, pathlib
+folder = pathlib.Path(os.environ["VAELIB_RESULTS_DIR"])
+ledger = folder / "claims" / os.environ["VAELIB_PROFILE"] / "02_good.json"
+ledger.parent.mkdir(parents=True)
+ledger.write_text(os.environ["VAELIB_PROFILE"])
+(folder / "02_good.json").write_text("{}")"""
+
+
 def test_publish_copies_back_only_what_went_through_and_cleans_it(layout, capsys):
-    numbers = 'import os; open(os.environ["VAELIB_RESULTS_DIR"] + "/02_good.json", "w").write("{}")'
     good, bad = layout.notebooks / "02_good.ipynb", layout.notebooks / "01_bad.ipynb"
     write(layout.notebooks / "03_silent.ipynb", "print(1)")
-    write(good, 'import os; os.makedirs(os.environ["VAELIB_RESULTS_DIR"])', numbers)
+    write(good, "print(1)", SAVES)
     before = bad.read_bytes()
     assert publish.publish(layout, layout.chapters()) == ["01_bad", "03_silent"]
     assert bad.read_bytes() == before
     assert (layout.results / "02_good.json").read_text() == "{}"
+    for profile in ("full", "quick"):
+        assert (layout.results / "claims" / profile / "02_good.json").read_text() == profile
     committed = nbformat.read(good, as_version=4)
     counts = [cell.execution_count for cell in committed.cells if cell.cell_type == "code"]
     assert counts == [1, 2, 3, 4]
@@ -144,6 +154,18 @@ def test_publish_copies_back_only_what_went_through_and_cleans_it(layout, capsys
     assert "papermill" not in text
     assert not re.search(r"20\d\d-\d\d-\d\dT", text)
     assert "version" not in committed.metadata.language_info
+
+
+def test_a_ledger_is_recorded_without_touching_the_chapter(layout):
+    good = layout.notebooks / "02_good.ipynb"
+    write(good, "print(1)", SAVES)
+    before = good.read_bytes()
+    assert publish.record_claims(layout, layout.chapters(), profile="quick") == ["01_bad"]
+    assert good.read_bytes() == before
+    ledgers = layout.results / "claims"
+    assert [file.relative_to(ledgers).as_posix() for file in ledgers.rglob("*.json")] == [
+        "quick/02_good.json"
+    ]
 
 
 RUN = {
@@ -308,7 +330,7 @@ def test_the_command_line_refuses_unknown_names(capsys):
 def test_the_table_of_contents_is_complete():
     pages = CHECKOUT.pages()
     for page in pages:
-        generated = page == "book/numbers"
+        generated = page in ("book/numbers", "book/claims", "book/mutants")
         assert generated or any((ROOT / f"{page}{end}").is_file() for end in (".md", ".ipynb")), (
             page
         )

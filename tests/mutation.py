@@ -104,23 +104,28 @@ def notebook(chapter: str) -> tuple[str, str]:
     return "--nbval", f"notebooks/{chapter}.ipynb"
 
 
-def check_control(mutants: Sequence[Mutant], *, tests_only: bool) -> None:
+def check_control(mutants: Sequence[Mutant], only: str | None) -> None:
     """Exit with a message unless the repository itself passes what the mutants should fail."""
     tests = sorted({test for mutant in mutants for test in mutant.tests})
     chapters = sorted({mutant.chapter for mutant in mutants if mutant.chapter})
     with copy_of_repository() as root:
-        for what in [tests, *map(notebook, [] if tests_only else chapters)]:
+        for what in [
+            *([tests] if only != "chapters" else []),
+            *map(notebook, chapters if only != "tests" else []),
+        ]:
             failure = first_failure(root, *what)
             print(f"control  {' '.join(what)}: {failure or 'passes'}", flush=True)
             if failure:
                 sys.exit("The repository fails without any mutant: repair that first.")
 
 
-def try_mutant(mutant: Mutant, *, tests_only: bool) -> dict[str, str | None]:
+def try_mutant(mutant: Mutant, only: str | None) -> dict[str, str | None]:
     """Return which test, and which claim of its chapter, catches a mutant; None: it survived."""
+    caught: dict[str, str | None] = {}
     with copy_of_repository(mutant) as root:
-        caught = {"test": first_failure(root, *mutant.tests)}
-        if mutant.chapter and not tests_only:
+        if only != "chapters":
+            caught["test"] = first_failure(root, *mutant.tests)
+        if mutant.chapter and only != "tests":
             caught["claim"] = first_failure(root, *notebook(mutant.chapter))
     return caught
 
@@ -145,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Try the mutants that the command line names; return the exit status."""
     parser = argparse.ArgumentParser(prog="make mutants", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="parts of the names of mutants; default: all")
-    parser.add_argument("--tests-only", action="store_true", help="leave the chapters out")
+    parser.add_argument("--only", choices=("tests", "chapters"), help="leave the others out")
     parser.add_argument("--out", type=Path, default=TABLE, help="the table; kept rows stay")
     options = parser.parse_args(arguments)
     chosen = [m for m in MUTANTS if not options.names or any(n in m.name for n in options.names)]
@@ -153,11 +158,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"no mutant has a name with {' or '.join(options.names)} in it.")
 
     started = time.perf_counter()
-    check_control(chosen, tests_only=options.tests_only)
+    check_control(chosen, options.only)
     table, survivors = rows(options.out), []
     for mutant in chosen:
         row = table.get(mutant.name, entry(mutant) | {"test": None, "claim": None})
-        row |= try_mutant(mutant, tests_only=options.tests_only)
+        row |= try_mutant(mutant, options.only)
         table[mutant.name] = row
         by = " and ".join(filter(None, (row["test"], row["claim"])))
         if not by:

@@ -61,6 +61,5 @@ def test_an_edit_to_triplets_concerns_the_chapters_that_use_them():
         if "vaelib.triplet" in modules_of(code, CHECKOUT.root):
             concerned.add(chapter.stem)
     # 1 and 3 compare with a run of lesson 5, 6 shows a measure of classes, 7 scores all models.
-    assert concerned == {
-        "01_vae_theory", "03_mlp_vs_conv", "05_triplet_latents", "06_m1_semi_supervised", "07_scoring",
-    }  # fmt: skip
+    numbers = [int(name[:2]) for name in sorted(concerned)]
+    assert numbers == [1, 3, 5, 6, 7]

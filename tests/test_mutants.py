@@ -91,9 +91,9 @@ def test_what_is_imported_is_the_copy_also_by_kernels():
 
 
 def test_a_sample_is_caught_and_the_repository_itself_passes():
-    check_control(SAMPLE, tests_only=True)
+    check_control(SAMPLE, "tests")
     for mutant in SAMPLE:
-        test = try_mutant(mutant, tests_only=True)["test"]
+        test = try_mutant(mutant, "tests")["test"]
         assert test.startswith(mutant.tests), test
 
 
@@ -106,12 +106,12 @@ def caught(monkeypatch):
     """What is said to catch a mutant, without running anything; no word of it is Ctrl-C."""
     answers: dict[str, dict] = {}
 
-    def answer(mutant: Mutant, tests_only: bool) -> dict:
+    def answer(mutant: Mutant, only: str | None) -> dict:
         if mutant.name not in answers:
             raise KeyboardInterrupt
         return answers[mutant.name]
 
-    monkeypatch.setattr("mutation.check_control", lambda mutants, tests_only: None)
+    monkeypatch.setattr("mutation.check_control", lambda mutants, only: None)
     monkeypatch.setattr("mutation.try_mutant", answer)
     return answers
 
@@ -131,7 +131,7 @@ def test_other_rows_are_kept_in_the_order_of_the_list(caught, out):
     assert main([SECOND, "--out", str(out)]) == 0
     assert main([FIRST, "--out", str(out)]) == 0
     caught[SECOND] = {"test": "tests/test_c.py::test_d"}  # the chapter was left out
-    assert main([SECOND, "--tests-only", "--out", str(out)]) == 0
+    assert main([SECOND, "--only=tests", "--out", str(out)]) == 0
     assert written(out) == [(FIRST, None, "one"), (SECOND, "tests/test_c.py::test_d", "two")]
 
 

@@ -127,7 +127,11 @@ def _caught_by_chapter(mutant: dict[str, Any]) -> str:
     if not mutant["chapter"]:
         return ""
     link = f"[chapter {int(mutant['chapter'][:2])}](../notebooks/{mutant['chapter']}.ipynb)"
-    return f"{link}: {mutant['claim']}" if mutant["claim"] else f"{link} does not notice"
+    claim = mutant["claim"]
+    if claim is None:
+        return f"{link} does not notice"
+    # An assert has no sentence: the runner names its cell.
+    return f"{link}: {'an assert' if '.ipynb::' in claim else claim}"
 
 
 def _words(test: str) -> str:

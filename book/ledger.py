@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from book.tables import markdown_table
 from vaelib.course.claims import Claim, from_record
 
 CLAIMS = """# All claims
 
 Every ✓ line of the chapters, with the value behind it and the bound that it had to keep. *Live*
 claims were measured in the run of the chapter, *published* ones are computed from long runs, whose
-numbers are committed. A value with a ± is a mean over seeds or draws with their standard deviation,
-and has to clear its bound by two standard errors. *Margin* is the distance of the value from its
-bound, in standard deviations.
+numbers are committed. A ± is the standard deviation over seeds or draws; what was measured over
+several is their mean and has to clear its bound by two standard errors. *Margin* is the distance of
+the value from its bound, in standard deviations.
 
 A bound is loose if it is more than five standard deviations, or more than half of the value, away:
 a wrong result could hide in between. The claim then says why it is so all the same. *On digits* is
@@ -52,7 +53,7 @@ def claims_page(results: Path, titles: dict[str, str]) -> str:
         if run := _read(results, "full", name).get("provenance"):
             page += f" Full run: {run['processor']}, {run['auto_precision']}, {run['date']}."
         page += f" [To the chapter](../notebooks/{name}.ipynb)\n\n"
-        page += _table(
+        page += markdown_table(
             ["claim", "kind", "measured", "margin", "on digits"],
             [_row(claim, quick.get(claim.sentence)) for claim in full],
         )
@@ -77,7 +78,9 @@ def mutants_page(results: Path) -> str:
         ]
         for mutant in mutants
     ]
-    return page + _table(["error", "in", "first test that fails", "what the chapter says"], rows)
+    return page + markdown_table(
+        ["error", "in", "first test that fails", "what the chapter says"], rows
+    )
 
 
 def _ledger(results: Path, name: str) -> tuple[list[Claim], dict[str, Claim]]:
@@ -137,12 +140,3 @@ def _caught_by_chapter(mutant: dict[str, Any]) -> str:
 def _words(test: str) -> str:
     """Return the name of a test in words."""
     return test.split("::")[-1].split("[")[0].removeprefix("test_").replace("_", " ")
-
-
-def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "".join(_lines([heading, ["---"] * len(heading), *rows]))
-
-
-def _lines(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    for row in rows:
-        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n"

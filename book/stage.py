@@ -14,6 +14,7 @@ import nbformat
 from book.badges import ROW
 from book.layout import Layout
 from book.ledger import claims_page, mutants_page
+from book.tables import markdown_table
 
 NUMBERS = """# All numbers
 
@@ -169,8 +170,7 @@ def numbers(results: Path) -> str:
         page += (
             f"\n## {file.stem}\n\nProfile `{run['profile']}`, {_device(run)}, {run['date']}.\n\n"
         )
-        rows = [COLUMNS, ["---"] * len(COLUMNS), *map(_row, content["results"])]
-        page += "".join(f"| {' | '.join(row)} |\n" for row in rows)
+        page += markdown_table(COLUMNS, map(_row, content["results"]))
     return page if files else page + "\nThere is no published run yet.\n"
 
 
@@ -189,12 +189,11 @@ def with_benchmarks(page: str, results: Path) -> str:
 
 def _benchmark_table(name: str, table: Mapping[str, Any]) -> str:
     columns = BENCHMARKS[name]
-    rows = [list(columns), ["---"] + ["--:"] * (len(columns) - 1)]
-    rows += [[_show(row.get(key), form) for key, form in columns.values()] for row in table["rows"]]
+    rows = [[_show(row.get(key), form) for key, form in columns.values()] for row in table["rows"]]
     peaks = table["matrix_product"]
     rates = " and ".join(f"{rate / 1e9:,.0f} in {dtype}" for dtype, rate in peaks.items())
     heading = f"{_device(table['provenance'])}; a large matrix product: {rates}, in GFLOP/s.\n\n"
-    return heading + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return heading + markdown_table(list(columns), rows, numbers=True)
 
 
 def _show(value: Any, form: str) -> str:
@@ -214,7 +213,7 @@ def _row(entry: Mapping[str, Any]) -> list[str]:
     prior = f"{entry['reference']:.4g} ({entry['source']})" if "reference" in entry else ""
     value, sd = ("" if entry[key] is None else f"{entry[key]:.4g}" for key in ("value", "sd"))
     words = [entry["name"], value, sd, str(entry["n"]), entry["unit"], entry["better"], prior]
-    return [word.replace("|", r"\|") for word in [*words, entry["protocol"]]]
+    return [*words, entry["protocol"]]
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -86,6 +86,12 @@ def test_other_devices_use_float32():
     assert pick_precision("auto", torch.device("mps")) == "float32"
 
 
+def test_auto_is_float32_on_a_gpu_that_multiplies_in_bfloat16(monkeypatch):
+    monkeypatch.setattr(hardware, "multiplies_in_bfloat16", lambda device: True)
+    assert pick_precision("auto", torch.device("cuda")) == "float32"
+    assert pick_precision("auto", CPU) == "bfloat16"
+
+
 @pytest.mark.parametrize("native", [True, False])
 def test_a_named_precision_is_kept_and_warned_of_once(monkeypatch, native):
     monkeypatch.setattr(hardware, "multiplies_in_bfloat16", lambda device: native)

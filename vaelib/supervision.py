@@ -73,9 +73,10 @@ def elbo_with_labels(
         rate = kl_to_standard_normal(q.mu, q.logvar).sum(-1)
         if labelled is not None:
             # Drawn from the global stream, which fit() makes its own for every epoch.
-            drawn = torch.randperm(len(labelled[1]), device=x.device)[:labelled_batch]
-            labels = labelled[1][drawn]
-            _, q, z = posterior_sample(model, labelled[0][drawn], None, validate)
+            few, their_labels = (part.to(x.device) for part in labelled)
+            drawn = torch.randperm(len(few), device=x.device)[:labelled_batch]
+            labels = their_labels[drawn]
+            _, q, z = posterior_sample(model, few[drawn], None, validate)
         codes = z if on == "sample" else q.mu
         return ELBO(distortion + weight * loss(codes, _given(labels)), rate)
 

@@ -151,8 +151,8 @@ def fit(
         Changes every batch before it is used, ``(x, generator) -> x``.
     precision
         ``"bfloat16"`` runs the networks under autocast; densities, the KL, the weights and every
-        evaluation stay in float32. ``"auto"`` takes it where the device multiplies in it
-        (:func:`vaelib.hardware.pick_precision`), and ``"float32"`` elsewhere.
+        evaluation stay in float32. ``"auto"`` takes what the device is fast in
+        (:func:`vaelib.hardware.pick_precision`).
     device
         ``"auto"`` takes CUDA, then MPS, then the CPU.
     seed

@@ -65,7 +65,7 @@ mutants: $(INSTALLED)  ## Maintainers: apply each known error, and see which tes
 versions:  ## Run every chapter in quick on other versions: VERSIONS=lowest, colab or newest
 	$(PYTHON) book/versions.py $(VERSIONS)
 
-badges: $(INSTALLED)  ## Write this repository's address into everything that names it
+badges: $(INSTALLED)  ## Write the address and the reading times into everything that shows them
 	$(BIN)/python -m book badges
 
 address: $(INSTALLED)  ## Fail unless the committed address is this repository's

@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     claims.add_argument("--profile", choices=("quick", "full"), help="default: full, then quick")
     claims.set_defaults(run=_claims)
 
-    badges = commands.add_parser("badges", help="write this repository's address everywhere")
+    badges = commands.add_parser("badges", help="write address and reading times everywhere")
     badges.set_defaults(run=_badges)
 
     address = commands.add_parser("address", help="fail unless the committed address is this one")

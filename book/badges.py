@@ -1,4 +1,4 @@
-"""Links on top of the chapters and their set-up cells, derived from the address of the course."""
+"""What the builder writes into chapters: links and set-up cell from the address, reading time."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import nbformat
 
 import vaelib
 from book.layout import Layout, Repository
+from book.reading import write_time
 
 ROW = re.compile(r"<!-- badges -->.*?<!-- /badges -->", re.DOTALL)
 PAGES = ("_config.yml", "README.md", "CITATION.cff", "book/intro.md")
@@ -56,7 +57,7 @@ def with_address(text: str, url: str) -> str:
 def refresh(
     notebook: nbformat.NotebookNode, name: str, repository: Repository
 ) -> nbformat.NotebookNode:
-    """Rewrite the badge row and the set-up cell of a chapter in place, and return it.
+    """Rewrite badge row, set-up cell and reading time of a chapter in place, and return it.
 
     Parameters
     ----------
@@ -74,11 +75,12 @@ def refresh(
         if "setup" in tags:
             cell.source = SETUP.format(url=repository.url, version=vaelib.__version__)
             cell.metadata |= {**HIDDEN, "tags": sorted({*tags, "hide-input"})}
+    write_time(notebook)
     return notebook
 
 
 def refresh_all(layout: Layout, url: str | None = None) -> list[str]:
-    """Rewrite everything that names the address, and return the files that were out of date.
+    """Rewrite address and reading times everywhere, and return the files that were out of date.
 
     Parameters
     ----------

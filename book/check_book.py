@@ -25,6 +25,7 @@ from playwright.sync_api import BrowserContext, Page, Request, TimeoutError, syn
 
 from book.axe import violations
 from book.layout import CHECKOUT
+from book.live import live_faults, still_faults
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # No name but this machine's own is found, as for a reader without a network.
@@ -110,6 +111,9 @@ def check_book(html: Path, executable: str, screenshots: Path | None = None) -> 
             print(f"{len(pages)} pages in {theme} mode", flush=True)
         if "search.html" in pages:
             _check_search(context, base, report)
+        without_scripts = browser.new_context(java_script_enabled=False)
+        for page in pages:
+            _visit_without_scripts(without_scripts, base, page, report)
         browser.close()
     _check_links(html, report)
     return report.faults
@@ -170,6 +174,17 @@ def _visit(
             page.screenshot(path=screenshots / file, full_page=True)
         for violation in violations(page, colours_only=theme == "dark"):
             note(f"{violation}, at {viewport['width']} px in {theme} mode")
+    for fault in live_faults(page):
+        note(f"{fault}, at {PHONE['width']} px in {theme} mode")
+    page.close()
+
+
+def _visit_without_scripts(context: BrowserContext, base: str, name: str, report: Report) -> None:
+    """Look whether a page shows its live figures to a reader without scripts."""
+    page = context.new_page()
+    page.goto(base + name, wait_until="load")
+    for fault in still_faults(page):
+        report.add(name, fault)
     page.close()
 
 

@@ -38,6 +38,8 @@ def files_of(code: str, root: Path, published: Path) -> list[Path]:
     for module in modules:
         if lesson := re.search(r"\.lesson_(\d+)$", module):
             files |= set(published.glob(f"long_runs/{int(lesson[1]):02d}_*/*"))
+        if case := re.search(r"\.(case_[a-z])$", module):
+            files |= set(published.glob(f"long_runs/{case[1]}_*/*"))
     return sorted(files)
 
 

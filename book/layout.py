@@ -35,7 +35,7 @@ class Layout:
         self.html = root / "_build" / "html"
 
     def chapters(self) -> list[Path]:
-        """Return the committed notebooks, in the order of their numbers."""
+        """Return the committed notebooks: lessons by their numbers, then case files by letters."""
         return sorted(self.notebooks.glob("*.ipynb"))
 
     def repository(self) -> Repository:

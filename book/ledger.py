@@ -48,8 +48,9 @@ def claims_page(results: Path, titles: dict[str, str]) -> str:
     if not everything:
         return f"{CLAIMS}\nThere is no ledger yet.\n"
     page = f"{CLAIMS}\n{_summary(everything)}\n"
-    for number, (name, (full, quick)) in enumerate(ledgers.items(), start=1):
-        page += f"\n## {number}. {titles[name]}\n\n{_summary(full)}"
+    for name, (full, quick) in ledgers.items():
+        number = f"{int(name[:2])}. " if _is_lesson(name) else ""
+        page += f"\n## {number}{titles[name]}\n\n{_summary(full)}"
         if run := _read(results, "full", name).get("provenance"):
             page += f" Full run: {run['processor']}, {run['auto_precision']}, {run['date']}."
         page += f" [To the chapter](../notebooks/{name}.ipynb)\n\n"
@@ -129,12 +130,23 @@ def _bounds(claim: Claim) -> str:
 def _caught_by_chapter(mutant: dict[str, Any]) -> str:
     if not mutant["chapter"]:
         return ""
-    link = f"[chapter {int(mutant['chapter'][:2])}](../notebooks/{mutant['chapter']}.ipynb)"
+    link = f"[{_called(mutant['chapter'])}](../notebooks/{mutant['chapter']}.ipynb)"
     claim = mutant["claim"]
     if claim is None:
         return f"{link} does not notice"
     # An assert has no sentence: the runner names its cell.
     return f"{link}: {'an assert' if '.ipynb::' in claim else claim}"
+
+
+def _is_lesson(name: str) -> bool:
+    return name[:2].isdigit()
+
+
+def _called(name: str) -> str:
+    """Return what running text calls a notebook: ``"chapter 1"``, ``"case file A"``."""
+    if _is_lesson(name):
+        return f"chapter {int(name[:2])}"
+    return f"case file {name.split('_')[1].upper()}"
 
 
 def _words(test: str) -> str:

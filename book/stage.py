@@ -14,6 +14,7 @@ import nbformat
 from book.badges import ROW
 from book.layout import Layout
 from book.ledger import claims_page, mutants_page
+from book.pictures import mark_ink
 from book.tables import markdown_table
 
 NUMBERS = """# All numbers
@@ -101,6 +102,7 @@ def stage(layout: Layout, *, committed: bool) -> None:
         notebook = nbformat.read(source, as_version=4)
         run = _read_json(record).get("provenance")
         add_provenance(notebook, run)
+        mark_ink(notebook)
         if run and run["profile"] == "quick":
             add_digits_note(notebook)
         nbformat.write(notebook, layout.stage / "notebooks" / source.name)

@@ -75,6 +75,23 @@ def test_a_new_address_reaches_every_file_and_nothing_else_changes(layout):
     assert refresh_all(layout) == []
 
 
+def test_the_reading_time_follows_the_chapter(layout):
+    path = layout.notebooks / "01.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[0].source += "\n\n<!-- time -->old<!-- /time -->"
+    notebook.cells.append(new_markdown_cell("### Exercise 1 · derive · ★ · 10 min"))
+    nbformat.write(notebook, path)
+    assert refresh_all(layout) == ["01.ipynb"]
+    written = nbformat.read(path, as_version=4)
+    sentence = "About 5 minutes to read, 10 more for the exercises."
+    assert written.cells[0].source.endswith(f"Text.\n\n<!-- time -->{sentence}<!-- /time -->")
+    assert refresh_all(layout) == []
+    written.cells.append(new_markdown_cell("word " * 800))
+    nbformat.write(written, path)
+    assert refresh_all(layout) == ["01.ipynb"]
+    assert "About 10 minutes to read, 10 more" in path.read_text(encoding="utf-8")
+
+
 def test_an_address_edited_by_hand_reaches_every_file(layout):
     config = layout.root / "_config.yml"
     config.write_text(config.read_text().replace("a_b/c", "me/mine"))

@@ -1,9 +1,12 @@
+import io
+
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
+from PIL import Image
 from scipy import stats
 from torch import nn
 
@@ -99,6 +102,49 @@ def test_row_labels_stand_at_the_middle_of_their_rows(ax):
     assert [text.get_text() for text in ax.get_yticklabels()] == ["a", "b"]
     np.testing.assert_allclose(ax.get_yticks(), [1.5, 5.5], atol=0.5)
     assert len(ax.get_xticks()) == 0
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast of two grey colours, by WCAG 2."""
+    low, high = sorted(((to_rgb(c)[0] + 0.055) / 1.055) ** 2.4 for c in (one, other))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_what_is_written_beside_images_can_be_read_on_a_light_and_on_a_dark_page():
+    # No grey reaches 4.5 on both: sqrt(21 / 1.12) is 4.33.
+    assert contrast(plotting.GREY, "#ffffff") > 4.2
+    assert contrast(plotting.GREY, "#121212") > 4.2
+    ax = plotting.show_images(torch.rand(4, 1, 2, 2), columns=2, row_labels=("a", "b"))
+    ax.set(title="t", xlabel="x", ylabel="y")
+    labels = [ax.title, ax.xaxis.label, ax.yaxis.label, *ax.get_yticklabels()]
+    assert len(labels) == 5
+    assert {text.get_color() for text in labels} == {plotting.GREY}
+
+
+def test_the_axes_of_the_manifold_can_be_read_there_as_well(painter):
+    ax = plotting.manifold(painter, side=3)
+    labels = [ax.xaxis.label, ax.yaxis.label, *ax.get_xticklabels(), *ax.get_yticklabels()]
+    assert {text.get_color() for text in labels} == {plotting.GREY}
+
+
+def saved(figure) -> np.ndarray:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return np.asarray(Image.open(buffer).convert("RGBA"))
+
+
+def paper(ax) -> int:
+    """How opaque the corner of a figure is, of 255."""
+    return saved(ax.figure)[0, 0, 3].item()
+
+
+def test_a_figure_of_one_grid_of_images_has_no_paper():
+    with matplotlib.rc_context():
+        plotting.use_style()
+        assert paper(plotting.show_images(torch.rand(3, 1, 2, 2))) == 0
+        beside = plt.subplots(1, 2)[1]
+        plotting.show_images(torch.rand(3, 1, 2, 2), ax=beside[1])
+        assert paper(beside[1]) == 255  # what else is in it may need it
 
 
 def test_images_of_the_graph_can_be_shown(ax):
@@ -259,7 +305,7 @@ def test_figures_are_opaque_and_white():
         plotting.use_style()
         figure, ax = plt.subplots()
         assert to_hex(figure.get_facecolor(), keep_alpha=True) == "#ffffffff"
-        assert plt.rcParams["savefig.facecolor"] == "white"
+        assert saved(figure)[0, 0].tolist() == [255, 255, 255, 255]
         assert not ax.spines["top"].get_visible()
 
 

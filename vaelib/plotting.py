@@ -16,6 +16,7 @@ from vaelib.models import VAE
 from vaelib.training import History
 
 INK, BLUE, ORANGE, GREEN = "#22272e", "#2166ac", "#d95f02", "#1b7837"
+GREY = "#787878"  # as far from white as from the book's dark page: legible on both
 # Ten colours that stay apart for the common kinds of colour blindness as far as ten can;
 # the scatter plots also write each class where it lies.
 CLASS_COLOURS = (
@@ -25,11 +26,11 @@ CLASS_COLOURS = (
 
 
 def use_style() -> None:
-    """Set the look of all figures: opaque white, so that they stay readable in dark mode."""
+    """Set the look of all figures: opaque white, which the book turns over in dark mode."""
     plt.rcParams.update(
         {
             "figure.facecolor": "white",
-            "savefig.facecolor": "white",
+            "savefig.facecolor": "auto",  # the figure's own
             "figure.dpi": 110,
             "savefig.dpi": 110,
             "figure.constrained_layout.use": True,
@@ -52,6 +53,9 @@ def show_images(
     ax: Axes | None = None,
 ) -> Axes:
     """Show images in a grid, all on the same grey scale from 0 (black) to 1 (white).
+
+    Nothing turns photographs over in dark mode, so what is written beside them is grey, and a
+    figure that holds one grid only has no paper. With several, ``fig.set_facecolor("none")``.
 
     Parameters
     ----------
@@ -76,8 +80,12 @@ def show_images(
     ax.imshow(tiled.reshape(rows * height, columns * width).numpy(), cmap="gray", vmin=0, vmax=1)
     ax.set_xticks([])
     ax.set_yticks([(row + 0.5) * height for row in range(len(row_labels))], row_labels)
-    ax.tick_params(length=0)
+    ax.tick_params(length=0, colors=GREY)
+    for text in (ax.title, ax.xaxis.label, ax.yaxis.label):
+        text.set_color(GREY)
     ax.spines[:].set_visible(False)
+    if ax.figure.axes == [ax]:
+        ax.figure.set_facecolor("none")
     return ax
 
 

@@ -338,7 +338,7 @@ MUTANTS: list[Mutant] = [
     ),
     _in(
         "supervision.py", "labels of other images than those drawn",
-        "labels = labelled[1][drawn]", "labels = labelled[1][: len(drawn)]", chapter=TRIPLET,
+        "their_labels[drawn]", "their_labels[: len(drawn)]", chapter=TRIPLET,
     ),
     _in(
         "separation.py", "neighbours sought among the test codes",

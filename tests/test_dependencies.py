@@ -18,7 +18,7 @@ def root(tmp_path):
     (package / "b.py").write_text("def x():\n    from vaelib.course import lesson_3\n")
     (package / "c.py").write_text("import torch\n")
     (package / "course" / "lesson_3.py").write_text("import vaelib.a\n")
-    for name in ("03_three/run.json", "04_four/run.json"):
+    for name in ("03_three/run.json", "04_four/run.json", "case_b_two/run.json"):
         file = tmp_path / "results" / "long_runs" / name
         file.parent.mkdir(parents=True)
         file.write_text("[]")
@@ -49,8 +49,16 @@ def test_the_long_runs_of_a_lesson_belong_to_it(root):
     names = {file.relative_to(root).as_posix() for file in found}
     assert "results/long_runs/03_three/run.json" in names
     assert "results/long_runs/04_four/run.json" not in names
+    assert "results/long_runs/case_b_two/run.json" not in names
     assert "vaelib/c.py" not in names
     assert {"vaelib/__init__.py", "vaelib/b.py"} <= names
+
+
+def test_the_long_runs_of_a_case_file_belong_to_it(root):
+    (root / "vaelib" / "course" / "case_b.py").write_text("")
+    found = files_of("from vaelib.course import case_b", root, root / "results")
+    runs = {file.relative_to(root).as_posix() for file in found if file.suffix == ".json"}
+    assert runs == {"results/long_runs/case_b_two/run.json"}
 
 
 def test_an_edit_to_triplets_concerns_the_chapters_that_use_them():
@@ -60,6 +68,6 @@ def test_an_edit_to_triplets_concerns_the_chapters_that_use_them():
         code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
         if "vaelib.triplet" in modules_of(code, CHECKOUT.root):
             concerned.add(chapter.stem)
-    # 1 and 3 compare with a run of lesson 5, 6 shows a measure of classes, 7 scores all models.
-    numbers = [int(name[:2]) for name in sorted(concerned)]
-    assert numbers == [1, 3, 5, 6, 7]
+    # Others compare with a run of lesson 5, 6 shows a measure of classes, 7 scores all models.
+    others = {"03_mlp_vs_conv", "case_a_triplet_thesis"}
+    assert concerned == others | {"05_triplet_latents", "06_m1_semi_supervised", "07_scoring"}

@@ -79,6 +79,15 @@ def test_the_page_shows_both_profiles(results):
     assert "Full run: P, float32, D." in page
 
 
+def test_a_case_file_has_no_number(results):
+    for profile in ("full", "quick"):
+        folder = results / "claims" / profile
+        (folder / "case_b_y.json").write_bytes((folder / "01_x.json").read_bytes())
+    page = claims_page(results, {"01_x": "The title", "case_b_y": "Case file B: the title"})
+    assert "## 1. The title" in page
+    assert "## Case file B: the title" in page
+
+
 def test_without_a_ledger_the_page_says_so(tmp_path):
     assert "no ledger yet" in claims_page(tmp_path, {"01_x": "The title"})
     assert "Not tried yet" in mutants_page(tmp_path)
@@ -92,15 +101,19 @@ def test_the_page_of_mutants_says_who_caught_what(tmp_path):
          "chapter": "04_y", "claim": None},
         {"name": "clamped", "file": "vaelib/b.py", "test": "tests/test_e.py::test_f",
          "chapter": "02_z", "claim": "notebooks/02_z.ipynb::Cell 5"},
+        {"name": "uniform", "file": "vaelib/f.py", "test": None,
+         "chapter": "case_e_w", "claim": "the noise is normal"},
         {"name": "lost", "file": "vaelib/data.py", "test": None, "chapter": None, "claim": None},
     ]  # fmt: skip
     (tmp_path / "mutants.json").write_text(json.dumps({"mutants": rows}))
     page = mutants_page(tmp_path)
-    assert "3 of 4 were caught, 2 by a chapter, too." in page
+    assert "4 of 5 were caught, 3 by a chapter, too." in page
     chapter = "[chapter 1](../notebooks/01_x.ipynb): the ELBO is right"
     assert f"| KL twice | `objectives.py` | b | {chapter} |" in page
     assert "[chapter 4](../notebooks/04_y.ipynb) does not notice |" in page
     assert "[chapter 2](../notebooks/02_z.ipynb): an assert |" in page
+    case = "[case file E](../notebooks/case_e_w.ipynb): the noise is normal"
+    assert f"| uniform | `f.py` |  | {case} |" in page
     assert "| lost | `data.py` |  |  |" in page
 
 

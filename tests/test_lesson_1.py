@@ -30,3 +30,17 @@ def test_the_learning_rate_rises_for_a_tenth_of_the_training_and_ends_at_zero():
     lr = lesson_1.two_dimensional_training()["lr"]
     assert [lr(p) for p in (0, 0.05, 0.1)] == [0, 0.002, 0.004]
     assert lr(1.0) < 1e-12
+
+
+def test_the_live_training_shares_all_but_length_and_learning_rate_with_the_published_one():
+    live, published = lesson_1.live_training(), lesson_1.two_dimensional_training()
+    assert live["epochs"] < published["epochs"]
+    assert live["lr"](0.1) == 0.006
+    shared = live.keys() - {"epochs", "lr"}
+    assert {k: live[k] for k in shared} == {k: published[k] for k in shared}
+
+
+def test_the_code_of_exercise_5_is_a_single_number():
+    vae = lesson_1.line_vae()
+    assert vae.encode(torch.rand(3, 784)).mu.shape == (3, 1)
+    assert vae.decode(torch.zeros(3, 1)).mean.shape == (3, 1, 28, 28)

@@ -13,6 +13,7 @@ import pytest
 
 from book.badges import ROW, badge_row, refresh
 from book.layout import CHECKOUT
+from book.reading import DETAILS, TIME, reading_time, sections
 
 CHAPTERS = CHECKOUT.chapters()
 MAX_BYTES = 4 * 2**20
@@ -22,6 +23,11 @@ MIN_CLAIMS = 4
 MAX_VISIBLE_LINES = 2600
 MAX_VISIBLE_LINES_OF_A_CHAPTER = 420
 MIN_ALT = 30
+SECOND_DRAFTS = {"01_vae_theory"}  # lessons that keep to the budget below
+CASE_FILES = {path.stem for path in CHAPTERS if path.stem.startswith("case_")}
+MAX_WORDS_OF_A_LESSON, MAX_LINES_OF_A_LESSON, MAX_MINUTES_OF_A_LESSON = 4000, 250, 60
+MAX_WORDS_OF_A_CASE_FILE = 2500
+MIN_DRAWINGS, MIN_LIVE_FIGURES, MIN_QUESTIONS, MIN_EXERCISES, MIN_STARTERS = 6, 2, 5, 6, 2
 
 
 def tags(cell) -> list[str]:
@@ -171,6 +177,85 @@ def test_the_visible_code_can_be_read():
         assert visible_lines(chapter) <= MAX_VISIBLE_LINES_OF_A_CHAPTER, chapter.stem
 
 
+def read(stem: str):
+    return nbformat.read(CHECKOUT.notebooks / f"{stem}.ipynb", as_version=4)
+
+
+def summaries(section) -> list[str]:
+    """Return what can be read of the folded parts of a section, as long as they are folded."""
+    folded = [
+        re.match(r"<details>\s*<summary>(.*?)</summary>", d) for d in DETAILS.findall(section.text)
+    ]
+    assert all(folded), f"a folded part without a summary in:\n{section.text}"
+    return [found[1].strip() for found in folded]
+
+
+def exercises(notebook) -> list:
+    return [section for section in sections(notebook) if section.exercise]
+
+
+second_drafts = pytest.mark.parametrize("stem", sorted(SECOND_DRAFTS))
+case_files = pytest.mark.parametrize("stem", sorted(CASE_FILES))
+new_chapters = pytest.mark.parametrize("stem", sorted(SECOND_DRAFTS | CASE_FILES))
+
+
+@second_drafts
+def test_a_lesson_keeps_to_its_budget(stem):
+    time = reading_time(read(stem))
+    assert time.words <= MAX_WORDS_OF_A_LESSON
+    assert time.lines <= MAX_LINES_OF_A_LESSON
+    assert time.minutes <= MAX_MINUTES_OF_A_LESSON
+
+
+@case_files
+def test_a_case_file_keeps_to_its_budget(stem):
+    assert reading_time(read(stem)).words <= MAX_WORDS_OF_A_CASE_FILE
+
+
+@new_chapters
+def test_a_chapter_says_once_how_long_it_takes(stem):
+    prose = [cell.source for cell in read(stem).cells if cell.cell_type == "markdown"]
+    assert len(TIME.findall("\n".join(prose))) == 1
+
+
+@second_drafts
+def test_a_lesson_draws_its_concepts_and_lets_the_reader_play(stem):
+    shown = "".join(texts(cell) for cell in read(stem).cells if cell.cell_type == "code")
+    assert shown.count('<figure class="drawing"') >= MIN_DRAWINGS
+    assert shown.count('<figure class="live-figure"') >= MIN_LIVE_FIGURES
+
+
+@second_drafts
+def test_a_lesson_asks_questions_on_the_way(stem):
+    on_the_way = [section for section in sections(read(stem)) if not section.exercise]
+    answers = [s for section in on_the_way for s in summaries(section) if s.startswith("Answer")]
+    assert len(answers) >= MIN_QUESTIONS
+
+
+@second_drafts
+def test_a_lesson_has_exercises_with_hints_solutions_and_starter_code(stem):
+    found = exercises(read(stem))
+    assert len(found) >= MIN_EXERCISES
+    assert [int(section.exercise[1]) for section in found] == list(range(1, len(found) + 1))
+    for section in found:
+        hints = [summary for summary in summaries(section) if summary.startswith("Hint")]
+        assert [hint[:6] for hint in hints] == ["Hint 1", "Hint 2"], section.exercise[0]
+        assert any("solution" in tags(cell) for cell in section.code), section.exercise[0]
+    assert sum(bool(section.visible_code) for section in found) >= MIN_STARTERS
+
+
+@new_chapters
+def test_solutions_are_folded_everywhere_and_named(stem):
+    for section in sections(read(stem)):
+        for cell in section.code:
+            if {"solution", "hide-cell"} & set(tags(cell)):
+                assert section.exercise, f"a solution outside of an exercise:\n{cell.source}"
+                title = f"# @title Solution of exercise {section.exercise[1]}"
+                assert cell.source.splitlines()[0] == title
+                # With its outputs, unlike a cell tagged hide-input; JupyterLab and Colab: above.
+                assert "hide-cell" in tags(cell), cell.source
+
+
 def test_published_numbers_are_there(path):
     content = json.loads((CHECKOUT.results / f"{path.stem}.json").read_text(encoding="utf-8"))
     assert content["provenance"]["profile"] == "full"
@@ -184,6 +269,8 @@ def test_a_false_claim_fails_its_notebook(tmp_path, formula, passes):
     # The part of chapter 1 up to the gap of the ELBO, run by nbval on a package whose KL is right,
     # then on one whose KL is twice as large.
     package = shutil.copytree(CHECKOUT.root / "vaelib", tmp_path / "vaelib")
+    weights = CHECKOUT.results / "long_runs" / "01_vae_theory"
+    shutil.copytree(weights, tmp_path / "results" / "long_runs" / "01_vae_theory")
     objectives = package / "objectives.py"
     text = objectives.read_text(encoding="utf-8")
     assert "0.5 * (mu.square()" in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from vaelib.course import (
+    case_c,
     lesson_1,
     lesson_2,
     lesson_3,
@@ -15,7 +16,8 @@ from vaelib.course import (
 )
 
 LESSONS = (lesson_1, lesson_2, lesson_3, lesson_4, lesson_5, lesson_6, lesson_7)
-CHAPTERS = tuple(lesson.RUNS for lesson in LESSONS)
+CASES = (case_c,)
+CHAPTERS = tuple(chapter.RUNS for chapter in (*LESSONS, *CASES))
 
 
 class Row(NamedTuple):

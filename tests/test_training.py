@@ -1,4 +1,5 @@
 import math
+from copy import deepcopy
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,18 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from vaelib import VAE, Autoencoder, Bernoulli, Gaussian, MLPDecoder, MLPEncoder, hardware, training
+from vaelib import (
+    VAE,
+    Autoencoder,
+    Bernoulli,
+    ConvDecoder,
+    ConvEncoder,
+    Gaussian,
+    MLPDecoder,
+    MLPEncoder,
+    hardware,
+    training,
+)
 from vaelib.corruption import RandomBinarization
 from vaelib.evaluation import evaluate, fixed_subset
 from vaelib.objectives import (
@@ -826,3 +838,77 @@ def test_labels_do_not_change_what_an_objective_that_ignores_them_trains(make_va
 def test_a_wrong_number_of_labels_is_refused(make_vae, images):
     with pytest.raises(ValueError, match="got 49 labels for 50 images; expected one each"):
         fit(make_vae(), images, labels=torch.zeros(49), **QUIET)
+
+
+# Going on from a state
+
+
+def make_conv_vae(seed: int = 0) -> VAE:
+    return VAE(
+        encoder=ConvEncoder(latent_dim=2, channels=(4, 8), seed=seed),
+        decoder=ConvDecoder(latent_dim=2, channels=(4, 4), seed=seed),
+        likelihood=Bernoulli(grey=True),
+    )
+
+
+def noisy_augmentation(x: Tensor, rng: torch.Generator) -> Tensor:
+    return (x + 0.01 * torch.rand(x.shape, generator=rng)).clamp(max=1)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "noisy", "conv"])
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_a_training_goes_on_from_a_state_with_the_same_bits(make_vae, images, kind, after):
+    make = {"mlp": make_vae, "noisy": make_noisy_vae, "conv": make_conv_vae}[kind]
+    x = F.interpolate(images, size=(28, 28)) if kind == "conv" else images
+    recipe = {
+        "test": x[:7],
+        "epochs": 3,
+        "batch_size": 16,
+        "lr": warmup_cosine(0.01),
+        "beta": linear(0.0, 1.0),
+        "weight_decay": 0.1,
+        "augment": None if kind == "mlp" else noisy_augmentation,
+        **QUIET,
+    }
+    whole, resumed, states = make(), make(seed=9) if kind != "noisy" else make(), []
+    past = fit(whole, x, on_epoch=states.append, **recipe)
+    assert [state.epoch for state in states] == [1, 2, 3]
+    later = []
+    again = fit(resumed, x, resume=states[after - 1], on_epoch=later.append, **recipe)
+    assert equal(weights(whole), weights(resumed))
+    assert [state.epoch for state in later] == list(range(after + 1, 4))
+    past.seconds = again.seconds = 0.0
+    assert past == again
+
+
+def test_a_state_stays_as_it_is_whatever_the_training_does_next(make_vae, images):
+    states, copies = [], []
+
+    def keep(state):
+        states.append(state)
+        copies.append(deepcopy(state))
+
+    vae = make_vae()
+    fit(vae, images, epochs=3, on_epoch=keep, **QUIET)
+    fit(vae, images, epochs=3, resume=states[0], **QUIET)
+    for state, copied in zip(states, copies, strict=True):
+        assert equal(state.weights, copied.weights)
+        assert equal(state.streams, copied.streams)
+        assert state.history == copied.history
+        for i, gathered in state.moments.items():
+            assert equal(gathered, copied.moments[i])
+
+
+def test_looking_at_the_states_has_no_influence_on_the_training(make_vae, images, rng_untouched):
+    plain, watched = make_vae(), make_vae()
+    fit(plain, images, epochs=2, **QUIET)
+    with rng_untouched():
+        fit(watched, images, epochs=2, on_epoch=lambda state: None, **QUIET)
+    assert equal(weights(plain), weights(watched))
+
+
+def test_a_state_beyond_the_last_epoch_is_refused(make_vae, images):
+    states = []
+    fit(make_vae(), images, epochs=3, on_epoch=states.append, **QUIET)
+    with pytest.raises(ValueError, match="a state after epoch 3; expected at most 2 epochs"):
+        fit(make_vae(), images, epochs=2, resume=states[-1], **QUIET)

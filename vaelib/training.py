@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -24,6 +25,8 @@ from vaelib.validation import check_count
 
 GUARD_EVERY = 100
 """Steps between two looks at the losses; a look makes an accelerator wait."""
+STREAMS = ("batches", "noise", "augmentation")
+"""The random streams of a training. Layers that draw get one of their own in every epoch."""
 
 
 class DivergenceError(RuntimeError):
@@ -94,6 +97,75 @@ class History:
         return [getattr(report, quantity) for report in getattr(self, split)]
 
 
+@dataclass(frozen=True)
+class TrainingState:
+    """All that :func:`fit` needs to go on after a whole epoch, on the CPU.
+
+    Parameters
+    ----------
+    epoch
+        The epoch that is finished.
+    weights
+        The state dict of the model.
+    moments
+        What AdamW has gathered: number of a parameter -> name -> tensor.
+    streams
+        Name of a random stream -> state of its generator.
+    history
+        The history so far.
+    """
+
+    epoch: int
+    weights: dict[str, Tensor]
+    moments: dict[int, dict[str, Tensor]]
+    streams: dict[str, Tensor]
+    history: History
+
+    @classmethod
+    def capture(
+        cls,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        streams: Mapping[str, torch.Generator],
+        history: History,
+        *,
+        epoch: int,
+    ) -> TrainingState:
+        """Copy the state of a training; what it does next leaves the copy as it is."""
+        return cls(
+            epoch=epoch,
+            weights=_copy_of_weights(model),
+            moments={
+                i: {name: value.clone().cpu() for name, value in gathered.items()}
+                for i, gathered in optimizer.state_dict()["state"].items()
+            },
+            streams={name: rng.get_state() for name, rng in streams.items()},
+            history=_copy_of_history(history),
+        )
+
+    def restore(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        streams: Mapping[str, torch.Generator],
+    ) -> History:
+        """Bring a training back to this state and return a copy of its history."""
+        model.load_state_dict(self.weights)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        # Laid out in memory as the parameters are: the fused step walks over both in one order.
+        moments = {
+            i: {
+                name: torch.empty_like(parameters[i]).copy_(value) if value.dim() else value.clone()
+                for name, value in gathered.items()
+            }
+            for i, gathered in self.moments.items()
+        }
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+        for name, rng in streams.items():
+            rng.set_state(self.streams[name])
+        return _copy_of_history(self.history)
+
+
 def fit(
     model: VAE | Autoencoder,
     images: Tensor,
@@ -114,6 +186,8 @@ def fit(
     seed: int = 0,
     evaluate_every: int = 1,
     snapshot_every: int | None = None,
+    on_epoch: Callable[[TrainingState], None] | None = None,
+    resume: TrainingState | None = None,
     progress: bool = True,
 ) -> History:
     """Train a model by Adam on mean(distortion + beta * rate).
@@ -161,6 +235,12 @@ def fit(
         Epochs between two measurements; the model is also measured before and after training.
     snapshot_every
         Epochs between two copies of the weights; none are kept by default.
+    on_epoch
+        Called with the state of the training after every epoch, for instance to save it
+        (:mod:`vaelib.checkpoints`).
+    resume
+        Such a state, to go on from. With the other arguments as they were, the training ends as
+        if it had not been interrupted: on a CPU with the same bits.
     progress
         Whether to show a progress bar.
 
@@ -204,15 +284,29 @@ def fit(
         weight_decay=weight_decay,
         device=device,
     )
-    streams = ("batches", "noise", "augmentation")
-    batch_rng, noise_rng, augment_rng = (generator(seed, name, device) for name in streams)
+    streams = {name: generator(seed, name, device) for name in STREAMS}
+    batch_rng, noise_rng, augment_rng = streams.values()
     draws = () if samples == 1 else (samples,)
     steps = epochs * math.ceil(len(images) / batch_size)
 
-    history, step = History(), 0
-    history.measure(model, measured, epoch=0)
+    done = 0 if resume is None else resume.epoch
+    if done > epochs:
+        raise ValueError(f"resume is a state after epoch {done}; expected at most {epochs} epochs.")
+    step = done * (steps // epochs)
+    if resume is None:
+        history = History()
+        history.measure(model, measured, epoch=0)
+    else:
+        history = resume.restore(model, optimizer, streams)
     last_good = _copy_of_weights(model)
-    bar = tqdm(range(1, epochs + 1), desc="training", unit="epoch", **shown(progress))
+    bar = tqdm(
+        range(done + 1, epochs + 1),
+        initial=done,
+        total=epochs,
+        desc="training",
+        unit="epoch",
+        **shown(progress),
+    )
     try:
         for epoch in bar:
             started = time.perf_counter()
@@ -252,6 +346,8 @@ def fit(
             last_good = _copy_of_weights(model)
             if snapshot_every and epoch % snapshot_every == 0:
                 history.snapshots[epoch] = last_good
+            if on_epoch is not None:
+                on_epoch(TrainingState.capture(model, optimizer, streams, history, epoch=epoch))
     except KeyboardInterrupt:
         history.interrupted = True
     except DivergenceError:
@@ -366,6 +462,10 @@ def own_global_stream(seed: int, epoch: int) -> Iterator[None]:
 def _copy_of_weights(model: nn.Module) -> dict[str, Tensor]:
     # clone() because on the CPU state_dict() and cpu() both return the live tensors.
     return {name: value.detach().clone().cpu() for name, value in model.state_dict().items()}
+
+
+def _copy_of_history(history: History) -> History:
+    return History(**{name: copy(value) for name, value in vars(history).items()})
 
 
 def shown(progress: bool) -> dict[str, bool]:

@@ -167,6 +167,41 @@ def load(name: str, *, root: str | Path | None = None, download: bool = True) ->
     )
 
 
+def is_here(name: str, *, root: str | Path | None = None) -> bool:
+    """Whether all files of a data set of :func:`load` are in its folder; their content may vary."""
+    if name not in _SOURCES:
+        return name == "digits"
+    folder = data_root(root) / _SOURCES[name].folder / "raw"
+    return all(_path_of(folder, file).exists() for file in _SOURCES[name].files)
+
+
+def verify(name: str, *, root: str | Path | None = None) -> Path:
+    """Compare the files of a data set with the official sums, remembered or not.
+
+    Parameters
+    ----------
+    name, root
+        As in :func:`load`, but not the digits, which have no files.
+
+    Returns
+    -------
+    Path
+        Their folder.
+
+    Raises
+    ------
+    ValueError, DataError
+        As in :func:`load`; nothing is downloaded.
+    """
+    if name not in _SOURCES:
+        raise ValueError(f"{name!r} has no files; expected one of {', '.join(_SOURCES)}.")
+    folder = data_root(root) / _SOURCES[name].folder / "raw"
+    with suppress(OSError):
+        (folder / _MARKER).unlink(missing_ok=True)
+    load(name, root=root, download=False)
+    return folder
+
+
 def to_float(images: Tensor) -> Tensor:
     """Turn grey values uint8 ``[N, 28, 28]`` into float32 ``[N, 1, 28, 28]`` in [0, 1].
 

@@ -16,6 +16,9 @@ class Watch:
 
 sys.meta_path.insert(0, Watch())
 import vaelib
+
+assert "torch" not in sys.modules
+vaelib.fit
 """
 
 

@@ -133,19 +133,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         asked = _parse(arguments)
-        if isinstance(asked, Train):
-            asked.flags.checked()
+        wanted = _arguments_of(asked)
     except ConfigurationError as error:
         _fail(error, 2)
     try:
         from vaelib import commands  # imports torch
 
-        {
-            Train: commands.train,
-            Evaluate: commands.evaluate,
-            Generate: commands.generate,
-            Data: commands.data,
-        }[type(asked)](asked)
+        getattr(commands, type(asked).__name__.lower())(**wanted)
     except KeyboardInterrupt:
         sys.exit(130)
     except (ValueError, RuntimeError, OSError) as error:
@@ -166,6 +160,16 @@ def _parse(arguments: list[str]) -> Any:
         prog="vaelib",
         description="Train, measure and sample variational autoencoders.",
     )
+
+
+def _arguments_of(asked: Any) -> dict[str, Any]:
+    """Return the arguments of the function in vaelib.commands that has the name of the command."""
+    wanted = dict(vars(asked))
+    if isinstance(asked, Train):
+        wanted["config"] = wanted.pop("flags").checked()
+        wanted["out"] = asked.out or Path("runs", asked.recipe)
+        del wanted["recipe"], wanted["config_file"]  # what the flags started from
+    return wanted
 
 
 def _starting_point(arguments: list[str]) -> Configuration:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Sequence
+from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
@@ -13,32 +14,29 @@ from torch import Tensor
 
 from vaelib import data as data_sets
 from vaelib import evaluation, plotting, runs
+from vaelib.configuration import Configuration
 from vaelib.models import VAE
 from vaelib.seeding import generator
 from vaelib.separation import knn_accuracy
 
-if TYPE_CHECKING:
-    from vaelib.cli import Data, Evaluate, Generate, Train
 
-
-def train(asked: Train) -> None:
+def train(*, config: Configuration, out: Path, resume: bool) -> None:
     """Train, and say where the run lies and how good it is."""
-    config, folder = asked.flags.checked(), asked.out or Path("runs", asked.recipe)
     images = runs.images_of(config)
     for line in images.skipped:
         print(f"skipped {line}", file=sys.stderr)
-    history = runs.train(config, folder, images=images, resume=asked.resume)
+    history = runs.train(config, out, images=images, resume=resume)
     if history.interrupted:
-        print(f"Interrupted. Go on: vaelib train --out {folder} --resume", file=sys.stderr)
+        print(f"Interrupted. Go on: vaelib train --out {out} --resume", file=sys.stderr)
         raise KeyboardInterrupt
-    print(f"{folder}: {history.test[-1]}")
+    print(f"{out}: {history.test[-1]}")
 
 
-def evaluate(asked: Evaluate) -> None:
+def evaluate(*, run: Path, k: int, images: int, json: bool) -> None:
     """Print the scores of a run, as a table or as JSON."""
-    scores = scores_of(asked.run, k=asked.k, n=asked.images)
-    if asked.json:
-        print(json.dumps(scores))
+    scores = scores_of(run, k=k, n=images)
+    if json:
+        print(dumps(scores))
         return
     for name, value in scores.items():
         shown = f"{value:,.4f}" if isinstance(value, float) else value
@@ -95,15 +93,19 @@ def scores_of(folder: str | Path, *, k: int = 500, n: int = 1000) -> dict[str, A
     return scores
 
 
-def generate(asked: Generate) -> None:
+def generate(*, run: Path, what: str, out: Path | None, n: int, seed: int) -> None:
     """Write a picture, and say where."""
-    model, out = runs.load(asked.run), asked.out or asked.run / f"{asked.what}.png"
+    model, out = runs.load(run), out or run / f"{what}.png"
     plt.switch_backend("agg")
     plotting.use_style()
-    if asked.what == "manifold":
-        axes = plotting.manifold(model, side=asked.n)
+    if what == "manifold":
+        axes = plotting.manifold(model, side=n)
+    elif what == "samples":
+        pictures = model.sample(n, generator=generator(seed, what))
+        axes = plotting.show_images(pictures, columns=min(n, 10))
     else:
-        pictures, columns = pictures_of(model, asked)
+        images = runs.images_of(runs.configuration_of(run)[0])
+        pictures, columns = _PICTURES[what](model, images, n, generator(seed, what))
         axes = plotting.show_images(pictures, columns=columns)
     try:
         axes.figure.savefig(out, format="png")
@@ -114,44 +116,56 @@ def generate(asked: Generate) -> None:
     print(out)
 
 
+def reconstructions(
+    model: VAE, images: runs.Images, n: int, rng: torch.Generator
+) -> tuple[Tensor, int]:
+    """Return rows of test images, each above the row of their reconstructions, and its length."""
+    x = images.test[torch.randperm(len(images.test), generator=rng)[:n]]
+    columns = min(len(x), 10)
+    x = x[: len(x) // columns * columns]  # whole rows
+    in_rows = (part.unflatten(0, (-1, columns)) for part in (x, model.reconstruct(x)))
+    return torch.stack(tuple(in_rows), 1).flatten(0, 2), columns
+
+
+def interpolation(
+    model: VAE, images: runs.Images, n: int, rng: torch.Generator
+) -> tuple[Tensor, int]:
+    """Return n images on the way between the codes of two test images, and n."""
+    first, second = images.test[torch.randperm(len(images.test), generator=rng)[:2]].split(1)
+    return model.interpolate(first, second, steps=n), n
+
+
 @torch.no_grad()
-def pictures_of(model: VAE, asked: Generate) -> tuple[Tensor, int]:
-    """Return the images of a picture, ``[N, 1, 28, 28]``, and how many stand in a row."""
-    rng = generator(asked.seed, asked.what)
-    if asked.what == "samples":
-        return model.sample(asked.n, generator=rng), min(asked.n, 10)
-    images = runs.images_of(runs.configuration_of(asked.run)[0])
-    order = torch.randperm(len(images.test), generator=rng)
-    if asked.what == "interpolation":
-        first, second = images.test[order[:1]], images.test[order[1:2]]
-        return model.interpolate(first, second, steps=asked.n), asked.n
-    if asked.what == "reconstructions":
-        x = images.test[order[: asked.n]]
-        columns = min(len(x), 10)
-        x = x[: len(x) // columns * columns]  # whole rows
-        rows = torch.stack(
-            (x.unflatten(0, (-1, columns)), model.reconstruct(x).unflatten(0, (-1, columns))), 1
-        )
-        return rows.flatten(0, 2), columns
+def classes(model: VAE, images: runs.Images, n: int, rng: torch.Generator) -> tuple[Tensor, int]:
+    """Return n samples of each class, and n.
+
+    Their codes are drawn from the diagonal Gaussian that fits the codes of its training images.
+    """
     if images.train_labels is None:
         raise ValueError("these images have no labels; expected some for a picture by classes.")
-    z, labels = model.embed(images.train), images.train_labels
-    drawn = []
-    for label in labels.unique():
-        codes = z[labels == label]
-        noise = torch.randn(asked.n, model.latent_dim, generator=rng)
+    z, drawn = model.embed(images.train), []
+    for label in images.train_labels.unique():
+        codes = z[images.train_labels == label]
+        noise = torch.randn(n, model.latent_dim, generator=rng)
         drawn.append(codes.mean(0) + codes.std(0, correction=0) * noise)
-    return model.decode(torch.cat(drawn)).mean, asked.n
+    return model.decode(torch.cat(drawn)).mean, n
 
 
-def data(asked: Data) -> None:
+_PICTURES = {
+    "reconstructions": reconstructions,
+    "interpolation": interpolation,
+    "classes": classes,
+}
+
+
+def data(*, action: str, names: Sequence[str]) -> None:
     """List, download or verify data sets."""
-    for name in asked.names or data_sets.NAMES:
+    for name in names or data_sets.NAMES:
         if name == "digits":
             print("digits: comes with scikit-learn")
-        elif asked.action == "list":
+        elif action == "list":
             print(f"{name}: {'here' if data_sets.is_here(name) else 'not downloaded'}")
-        elif asked.action == "download":
+        elif action == "download":
             data_sets.load(name)
             print(f"{name}: here")
         else:

@@ -124,17 +124,17 @@ class TrainingState:
     @classmethod
     def capture(
         cls,
-        model: nn.Module,
+        weights: dict[str, Tensor],
         optimizer: torch.optim.Optimizer,
         streams: Mapping[str, torch.Generator],
         history: History,
         *,
         epoch: int,
     ) -> TrainingState:
-        """Copy the state of a training; what it does next leaves the copy as it is."""
+        """Copy the state of a training, but for the weights, of which a copy is given."""
         return cls(
             epoch=epoch,
-            weights=_copy_of_weights(model),
+            weights=weights,
             moments={
                 i: {name: value.clone().cpu() for name, value in gathered.items()}
                 for i, gathered in optimizer.state_dict()["state"].items()
@@ -347,7 +347,7 @@ def fit(
             if snapshot_every and epoch % snapshot_every == 0:
                 history.snapshots[epoch] = last_good
             if on_epoch is not None:
-                on_epoch(TrainingState.capture(model, optimizer, streams, history, epoch=epoch))
+                on_epoch(TrainingState.capture(last_good, optimizer, streams, history, epoch=epoch))
     except KeyboardInterrupt:
         history.interrupted = True
     except DivergenceError:

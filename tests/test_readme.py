@@ -6,6 +6,7 @@ import shlex
 import pytest
 
 from book.layout import CHECKOUT
+from vaelib.cli import _parse
 
 ROOT = CHECKOUT.root
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -37,6 +38,8 @@ def test_command_exists(words):
         assert arguments == ["clone", CHECKOUT.repository().url]
     elif program == "cd":
         assert CHECKOUT.repository().url.endswith("/" + arguments[0])
+    elif program == "vaelib":
+        assert _parse(arguments) is not None  # a wrong one ends the process
     elif program == "conda":
         assert (ROOT / arguments[-1]).is_file()
     else:

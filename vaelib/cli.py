@@ -48,12 +48,15 @@ class Train:
         Folder of the run; runs/RECIPE if not given.
     resume
         Go on with the run in this folder; its configuration is what the other flags start from.
+    tensorboard
+        Write a log for TensorBoard, too (tensorboard --logdir runs).
     """
 
     recipe: Recipe = DEFAULT
     config_file: Path | None = None
     out: Path | None = None
     resume: bool = False
+    tensorboard: bool = False
     flags: OmitArgPrefixes[Flags]
 
 
@@ -142,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         getattr(commands, type(asked).__name__.lower())(**wanted)
     except KeyboardInterrupt:
         sys.exit(130)
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, ModuleNotFoundError) as error:
         _fail(error, 1)
 
 

@@ -20,12 +20,12 @@ from vaelib.seeding import generator
 from vaelib.separation import knn_accuracy
 
 
-def train(*, config: Configuration, out: Path, resume: bool) -> None:
+def train(*, config: Configuration, out: Path, resume: bool, tensorboard: bool) -> None:
     """Train, and say where the run lies and how good it is."""
     images = runs.images_of(config)
     for line in images.skipped:
         print(f"skipped {line}", file=sys.stderr)
-    history = runs.train(config, out, images=images, resume=resume)
+    history = runs.train(config, out, images=images, resume=resume, tensorboard=tensorboard)
     if history.interrupted:
         print(f"Interrupted. Go on: vaelib train --out {out} --resume", file=sys.stderr)
         raise KeyboardInterrupt

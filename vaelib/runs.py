@@ -15,7 +15,7 @@ import json
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from vaelib import data
+from vaelib.board import Board
 from vaelib.checkpoints import load_state, load_weights, save_state, write_atomically
 from vaelib.configuration import Configuration, ConfigurationError, read_keys
 from vaelib.corruption import RandomBinarization
@@ -48,6 +49,7 @@ except ImportError:  # Windows has no flock: there a folder is not guarded
 
 CONFIGURATION, METRICS = "config.json", "metrics.jsonl"
 CHECKPOINT, ENVIRONMENT = "checkpoint.safetensors", "environment.json"
+BOARD = "tensorboard"
 
 
 class RunError(RuntimeError):
@@ -82,6 +84,7 @@ def train(
     *,
     images: Images | None = None,
     resume: bool = False,
+    tensorboard: bool = False,
     progress: bool = True,
 ) -> History:
     """Train a model, and write into its folder after every epoch.
@@ -98,6 +101,8 @@ def train(
         Whether to go on with the run in this folder from its last whole epoch. On a CPU, with as
         many threads, it ends with the same weights as if it had never been left. A folder without
         a run is begun.
+    tensorboard
+        Whether to write a log for TensorBoard, too, into ``tensorboard`` in the folder.
     progress
         Whether to show a progress bar.
 
@@ -116,6 +121,8 @@ def train(
         If the images cannot be had.
     DivergenceError
         If the training diverges; the folder keeps the last whole epoch.
+    ModuleNotFoundError
+        If TensorBoard is asked for and not installed.
     """
     folder = Path(folder)
     with _locked(folder):
@@ -126,24 +133,35 @@ def train(
         path, state = folder / CHECKPOINT, None
         if path.exists():
             state = load_state(path, model, about=about)
+        done = state.epoch if state else 0
+        board = nullcontext()
+        if tensorboard:
+            board = Board(folder / BOARD, images.test, images.test_labels, done=done)
         _write_json(folder / CONFIGURATION, said)
         _write_json(folder / ENVIRONMENT, environment(model.device))
-        _keep_lines(folder / METRICS, state.epoch if state else 0)
+        _keep_lines(folder / METRICS, done)
 
-        def save(state: TrainingState) -> None:
-            # The line first: an epoch of the checkpoint has its line, whenever this is cut off.
-            _append_line(folder / METRICS, state)
-            save_state(path, state, about=about)
+        with board:
 
-        return fit(
-            model,
-            images.train,
-            test=images.test,
-            on_epoch=save,
-            resume=state,
-            progress=progress,
-            **recipe_of(config, images.train_labels),
-        )
+            def save(state: TrainingState) -> None:
+                # The line first: an epoch of the checkpoint has its line, whenever this is cut off.
+                _append_line(folder / METRICS, state)
+                save_state(path, state, about=about)
+                if tensorboard:
+                    board.show(model, state)
+
+            history = fit(
+                model,
+                images.train,
+                test=images.test,
+                on_epoch=save,
+                resume=state,
+                progress=progress,
+                **recipe_of(config, images.train_labels),
+            )
+            if tensorboard:
+                board.show_codes(model, epoch=len(history.grad_norm))
+        return history
 
 
 def load(folder: str | Path) -> VAE:

@@ -10,6 +10,7 @@ from types import TracebackType
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from vaelib.evaluation import evaluation_mode
 from vaelib.models import VAE
@@ -82,6 +83,6 @@ class Board:
     def show_codes(self, model: VAE, *, epoch: int) -> None:
         """Add the means of the codes of the test images, each with its image and label."""
         labels = None if self._labels is None else self._labels[:CODES].tolist()
-        self._writer.add_embedding(
-            model.embed(self._test), labels, self._test, global_step=epoch, tag="test images"
-        )
+        # The projector draws in three dimensions, and nothing at all if there are only two.
+        codes = F.pad(model.embed(self._test), (0, max(0, 3 - model.latent_dim)))
+        self._writer.add_embedding(codes, labels, self._test, global_step=epoch, tag="test images")

@@ -7,7 +7,7 @@ import pytest
 from torch import nn
 
 from vaelib.configuration import Configuration, ConfigurationError
-from vaelib.course.lesson_1 import two_dimensional_training, two_dimensional_vae
+from vaelib.course.lesson_1 import live_training, two_dimensional_vae
 from vaelib.course.lesson_2 import vae_128d
 from vaelib.likelihoods import Gaussian
 from vaelib.posteriors import SCALES
@@ -146,7 +146,7 @@ def test_the_default_recipe_is_that_of_chapter_1():
     config, truth = RECIPES[DEFAULT], two_dimensional_vae(seed=3)
     model = build(replace(config, seed=3))
     assert str(model) == str(truth) and model.scale == truth.scale and equal(model, truth)
-    ours, theirs = recipe_of(config, None), two_dimensional_training()
+    ours, theirs = recipe_of(config, None), live_training()
     lr, its_lr = ours.pop("lr"), theirs.pop("lr")
     assert [lr(t / 9) for t in range(9)] == [its_lr(t / 9) for t in range(9)]
     assert {name: ours[name] for name in theirs} == theirs

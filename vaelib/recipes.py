@@ -20,9 +20,9 @@ RECIPES = {
         init="he",
         corrupt="binarize",
         scale="capped",
-        epochs=150,
+        epochs=40,
         batch_size=512,
-        lr=4e-3,
+        lr=6e-3,
         lr_schedule="warmup-cosine",
         weight_decay=0.01,
     ),
@@ -31,7 +31,8 @@ RECIPES = {
         likelihood="gaussian", sigma=0.1, learn_sigma=True, epochs=20, batch_size=128, **_PROJECT_D
     ),
 }
-"""Name -> configuration. The first is the 2-D model of chapter 1, the others those of chapter 2 on
-project D's networks, with grey values under a Bernoulli and with a Gaussian of learned scale."""
+"""Name -> configuration. The first is the training of chapter 1, section 8; the others are those of
+chapter 2 on project D's networks, with grey values under a Bernoulli and with a Gaussian of learned
+scale."""
 
 DEFAULT = "2d-mlp"

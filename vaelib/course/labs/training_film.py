@@ -30,6 +30,9 @@ SIDE, STILL_SIDE, STILLS, STILL_POINTS = 336, 165, 4, 400
 DEVIATIONS = (1, 2, 3)
 """Standard deviations of the prior that have a circle."""
 
+NEAR = 0.995
+"""Share of the coordinates that have their place inside; the rest is drawn at the edge."""
+
 COLOURS = (BLUE, BLUE, ORANGE, GREEN, GREEN, PURPLE, INK, PURPLE, INK, ORANGE)
 """Colour of each digit; two digits that share one are seldom neighbours."""
 
@@ -77,8 +80,11 @@ def training_film(
     order = labels.cpu().argsort(stable=True)
     frames = {epoch: z[order] for epoch, z in frames.items()}
     labels = labels.cpu()[order]
-    farthest = max(z.abs().max().item() for z in frames.values())
-    limit = max(DEVIATIONS[-1], math.ceil(2.04 * farthest) / 2)  # room for half a digit
+    # A handful of far codes would make the rest a dot: they stand at the edge.
+    far = torch.stack(list(frames.values())).abs().quantile(NEAR).item()
+    limit = max(DEVIATIONS[-1], math.ceil(2.04 * far) / 2)
+    edge = limit / 1.02  # room for half a digit
+    frames = {epoch: z.clamp(-edge, edge) for epoch, z in frames.items()}
     epochs = list(frames)
     film = _scatter(frames[epochs[-1]], labels, limit, SIDE, "The plane of codes during training.")
     chosen = np.linspace(0, len(epochs) - 1, STILLS).round().astype(int)

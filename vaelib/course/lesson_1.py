@@ -57,7 +57,7 @@ def live_training(profile: str = "full") -> dict[str, Any]:
     numbers were chosen on validation images.
     """
     if profile == "quick":
-        return two_dimensional_training("quick") | {"epochs": 40}
+        return two_dimensional_training("quick") | {"epochs": 30}
     return two_dimensional_training() | {"epochs": 40, "lr": warmup_cosine(6e-3)}
 
 
@@ -73,7 +73,7 @@ def line_vae(*, seed: int = 0) -> VAE:
 
 def line_training(profile: str = "full") -> dict[str, Any]:
     """Return the arguments of :func:`vaelib.training.fit` for exercise 5."""
-    return {"epochs": 3 if profile == "full" else 15, "lr": warmup_cosine(4e-3)}
+    return {"epochs": 3 if profile == "full" else 8, "lr": warmup_cosine(4e-3)}
 
 
 def train_two_dimensional_vae(seed: int) -> tuple[VAE, dict[str, Any]]:

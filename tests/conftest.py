@@ -139,3 +139,17 @@ def make_ppca():
         )
 
     return make
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a network; its tests are skipped where there is none."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    from book.check_book import OFFLINE, find_browser
+
+    if not (executable := find_browser()):
+        pytest.skip("Chromium is not installed")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=[OFFLINE])
+        yield browser
+        browser.close()

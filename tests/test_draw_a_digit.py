@@ -217,19 +217,6 @@ SHELL = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>t</
 <body>%s</body></html>"""
 
 
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    from book.check_book import OFFLINE, find_browser
-
-    if not (executable := find_browser()):
-        pytest.skip("Chromium is not installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=[OFFLINE])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def visit(browser, tmp_path):
     """Open a figure in a page; the test fails if a script does or if anything is asked for."""

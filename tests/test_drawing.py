@@ -495,19 +495,6 @@ BOXES = """() => [...document.querySelectorAll("svg")].filter(e => e.getClientRe
   })"""
 
 
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    from book.check_book import OFFLINE, find_browser
-
-    if not (executable := find_browser()):
-        pytest.skip("Chromium is not installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=[OFFLINE])
-        yield browser
-        browser.close()
-
-
 @pytest.mark.parametrize("width", [WHOLE, 342])
 def test_no_text_runs_into_another_or_out_of_its_drawing(browser, drawn, width):
     page = browser.new_page(viewport={"width": width, "height": 900})

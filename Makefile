@@ -12,7 +12,7 @@ VERSIONS ?= lowest
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install book html test check-book publish claims long-runs benchmarks mutants versions badges address clean
+.PHONY: help install book html test check-book publish claims long-runs models benchmarks mutants versions badges address clean
 .DELETE_ON_ERROR:
 
 help:  ## Show this list
@@ -54,6 +54,9 @@ claims: $(INSTALLED)  ## Maintainers: write the ledger of claims, in both profil
 
 long-runs: $(INSTALLED)  ## Train what the chapters cannot train live; resumable, a GPU helps
 	$(BIN)/python -m vaelib.course $(ARGS)
+
+models: $(INSTALLED)  ## Maintainers: measure the pretrained models, and write their sums and scores
+	$(BIN)/python -m book models $(ARGS)
 
 benchmarks: $(INSTALLED)  ## Speed and quality against other implementations, twenty minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[benchmarks]"

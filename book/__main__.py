@@ -54,6 +54,10 @@ def _parser() -> argparse.ArgumentParser:
     claims.add_argument("--profile", choices=("quick", "full"), help="default: full, then quick")
     claims.set_defaults(run=_claims)
 
+    models = commands.add_parser("models", help="measure the files of the pretrained models")
+    models.add_argument("names", nargs="*", help="names such as 2d-mlp; default: all")
+    models.set_defaults(run=_models)
+
     badges = commands.add_parser("badges", help="write address and reading times everywhere")
     badges.set_defaults(run=_badges)
 
@@ -111,6 +115,13 @@ def _claims(options: argparse.Namespace) -> None:
     for profile in [options.profile] if options.profile else ["full", "quick"]:
         failed += record_claims(CHECKOUT, chapters, profile=profile)
     _report(failed)
+
+
+def _models(options: argparse.Namespace) -> None:
+    from book.models import record
+    from vaelib.pretrained import PRETRAINED
+
+    record(options.names or PRETRAINED, CHECKOUT.results)
 
 
 def _badges(_: argparse.Namespace) -> None:

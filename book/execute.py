@@ -19,8 +19,9 @@ from papermill.exceptions import PapermillExecutionError
 import vaelib
 from book.dependencies import files_of
 from vaelib import data
-from vaelib.course.results import PUBLISHED, provenance, write_json
+from vaelib.course.results import provenance, write_json
 from vaelib.hardware import pick_device
+from vaelib.published import PUBLISHED
 
 # Outputs depend on these packages: an upgrade of one of them runs the chapters again.
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "matplotlib")

@@ -14,6 +14,7 @@ import nbformat
 from book.badges import ROW
 from book.layout import Layout
 from book.ledger import claims_page, mutants_page
+from book.models import with_cards
 from book.pictures import mark_ink
 from book.tables import markdown_table
 
@@ -110,6 +111,9 @@ def stage(layout: Layout, *, committed: bool) -> None:
     (pages / "numbers.md").write_text(numbers(layout.results), "utf-8")
     (pages / "claims.md").write_text(claims_page(layout.results, titles(layout)), "utf-8")
     (pages / "mutants.md").write_text(mutants_page(layout.results), "utf-8")
+    models = pages / "models.md"
+    if models.exists():
+        models.write_text(with_cards(models.read_text("utf-8")), "utf-8")
     speed = pages / "speed.md"
     if speed.exists():
         speed.write_text(with_benchmarks(speed.read_text("utf-8"), layout.results), "utf-8")

@@ -9,9 +9,9 @@ from torch import nn
 from vaelib.course import case_c
 from vaelib.course.case_c import BETA, RUNS, SCALES, record_training, start_at
 from vaelib.course.lesson_4 import project_c_vae
-from vaelib.course.results import PUBLISHED
 from vaelib.likelihoods import Gaussian
 from vaelib.objectives import elbo
+from vaelib.published import PUBLISHED
 from vaelib.seeding import generator
 
 RECIPE = {"seed": 3, "epochs": 2, "batch_size": 20, "lr": 1e-3}

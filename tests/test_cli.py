@@ -4,6 +4,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import fields, replace
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import get_args
 
@@ -82,6 +83,11 @@ def test_python_m_vaelib_is_the_same_command():
         capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0 and done.stdout.startswith("usage: vaelib")
+
+
+def test_the_installed_command_is_this_one():
+    (command,) = entry_points(group="console_scripts", name="vaelib")
+    assert command.load() is main
 
 
 def test_the_choices_are_those_of_the_package():

@@ -30,6 +30,7 @@ from vaelib.schedules import warmup_cosine
         ("encoder_channels", [8] * 4, r"number of encoder_channels is 4; expected at least 1 and"),
         ("decoder_channels", [8], r"number of decoder_channels is 1; expected at least 2"),
         ("network", "gru", r"network is 'gru'; expected one of mlp, conv"),
+        ("encoder_padding", 2, r"encoder_padding is 2; expected at least 0 and at most 1"),
         ("likelihood", None, r"likelihood is None; expected one of bernoulli"),
         ("lr", 0, r"lr is 0.0; expected larger than 0"),
         ("lr", math.nan, r"lr is nan; expected larger than 0 and finite"),
@@ -105,6 +106,8 @@ def test_every_field_is_described():
         {"latent_dim": 7, "encoder_hidden": (), "decoder_hidden": (5,)},
         {"network": "conv"},
         {"network": "conv", "encoder_channels": (4, 5, 6), "decoder_channels": (7, 8)},
+        {"network": "conv", "encoder_channels": (4, 5, 6), "encoder_padding": 1},
+        {"network": "conv-mlp", "encoder_channels": (4, 5), "encoder_padding": 1},
         {"network": "conv", "encoder_channels": (4,), "encoder_hidden": (), "decoder_hidden": ()},
     ],
 )

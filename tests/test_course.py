@@ -30,8 +30,10 @@ def imported(path: Path) -> set[str]:
 
     The packages around a module are run before it, too, but need nothing of it: they are left out.
     """
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    names, tree = set(), ast.parse(path.read_text(encoding="utf-8"))
+    # What only type checkers see is imported when it is asked for.
+    tree.body = [node for node in tree.body if not is_for_type_checkers(node)]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -39,6 +41,10 @@ def imported(path: Path) -> set[str]:
             whole = {alias.name: f"{node.module}.{alias.name}" for alias in node.names}
             names |= {name if name in MODULES else node.module for name in whole.values()}
     return names & MODULES.keys()
+
+
+def is_for_type_checkers(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
 IMPORTS = {name: imported(path) for name, path in MODULES.items()}

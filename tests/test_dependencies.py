@@ -40,6 +40,14 @@ def test_imports_are_followed_through_functions_and_circles(root, code):
     }  # fmt: skip
 
 
+def test_what_the_package_imports_on_demand_concerns_those_that_ask_for_it(root):
+    (root / "vaelib" / "__init__.py").write_text(
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from vaelib.c import thing\n"
+    )
+    assert modules_of("from vaelib import thing", root) == {"vaelib", "vaelib.c"}
+    assert modules_of("from vaelib import other", root) == {"vaelib"}
+
+
 def test_other_packages_and_names_that_are_no_modules_are_left_out(root):
     assert modules_of("import torch\nfrom vaelib.c import missing", root) == {"vaelib", "vaelib.c"}
 

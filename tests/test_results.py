@@ -3,7 +3,6 @@ import math
 import statistics
 import subprocess
 from datetime import date
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -186,11 +185,6 @@ def test_a_file_that_cannot_be_moved_into_place_leaves_nothing(tmp_path):
     with pytest.raises(OSError, match=r"x\.json"):
         write_json(tmp_path / "x.json", 1)
     assert [file.name for file in tmp_path.iterdir()] == ["x.json"]
-
-
-def test_the_published_numbers_lie_in_a_known_folder():
-    package = Path(results.__file__).parents[1]
-    assert results.PUBLISHED in (package.parent / "results", package / "published")
 
 
 def test_a_table_is_padded_text_and_html():

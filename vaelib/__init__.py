@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         kl_to_standard_normal,
         reconstruction,
     )
+    from vaelib.pretrained import load_pretrained
     from vaelib.training import fit
 
 __version__ = "0.1.0"
@@ -38,6 +39,7 @@ __all__ = [
     "fit",
     "importance_weighted",
     "kl_to_standard_normal",
+    "load_pretrained",
     "log_likelihood",
     "reconstruction",
 ]
@@ -48,6 +50,7 @@ _MODULES = {
     "models": ("VAE", "Autoencoder"),
     "networks": ("ConvDecoder", "ConvEncoder", "MLPDecoder", "MLPEncoder"),
     "objectives": ("elbo", "importance_weighted", "kl_to_standard_normal", "reconstruction"),
+    "pretrained": ("load_pretrained",),
     "training": ("fit",),
 }
 

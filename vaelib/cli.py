@@ -17,6 +17,16 @@ from vaelib.recipes import DEFAULT, RECIPES
 Recipe = Literal["2d-mlp", "128d-bernoulli", "128d-gaussian"]
 DataSet = Literal["mnist", "fashion-mnist", "digits"]
 Picture = Literal["samples", "reconstructions", "manifold", "interpolation", "classes"]
+Model = Literal[
+    "2d-mlp",
+    "2d-conv",
+    "16d-conv",
+    "2d-triplets",
+    "m1-mnist",
+    "m1-fashion-mnist",
+    "burda-vae",
+    "burda-iwae",
+]
 CONFIG = "config.json"
 
 
@@ -67,7 +77,7 @@ class Evaluate:
     Parameters
     ----------
     run
-        Folder of the run.
+        Folder of the run, or the name of a pretrained model.
     k
         Samples for each image in the estimate of log p(x).
     images
@@ -89,13 +99,13 @@ class Generate:
     Parameters
     ----------
     run
-        Folder of the run.
+        Folder of the run, or the name of a pretrained model.
     what
         Samples from the prior; test images above their reconstructions; the plane of codes, for
         two latent dimensions; the way between two test images; or samples class by class, for
         images with labels.
     out
-        The file; WHAT.png in the folder of the run if not given.
+        The file; WHAT.png in the folder of the run if not given, or here for a pretrained model.
     n
         Images in the picture, or on each side of the manifold.
     seed
@@ -123,6 +133,19 @@ class Data:
 
     action: Positional[Literal["list", "download", "verify"]]
     names: Positional[tuple[DataSet, ...]] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """List the pretrained models, or show the cards of some.
+
+    Parameters
+    ----------
+    names
+        Those whose cards to show.
+    """
+
+    names: Positional[tuple[Model, ...]] = ()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -156,6 +179,7 @@ def _parse(arguments: list[str]) -> Any:
         | Annotated[Evaluate, subcommand("evaluate")]
         | Annotated[Generate, subcommand("generate")]
         | Annotated[Data, subcommand("data")]
+        | Annotated[Models, subcommand("models")]
     )
     return tyro.cli(
         commands,

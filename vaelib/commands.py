@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from json import dumps
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from vaelib import data as data_sets
 from vaelib import evaluation, plotting, runs
 from vaelib.configuration import Configuration
 from vaelib.models import VAE
+from vaelib.pretrained import PRETRAINED, card, facts_of, load_pretrained
 from vaelib.seeding import generator
 from vaelib.separation import knn_accuracy
 
@@ -33,8 +35,9 @@ def train(*, config: Configuration, out: Path, resume: bool, tensorboard: bool) 
 
 
 def evaluate(*, run: Path, k: int, images: int, json: bool) -> None:
-    """Print the scores of a run, as a table or as JSON."""
-    scores = scores_of(run, k=k, n=images)
+    """Print the scores of a model, as a table or as JSON."""
+    model, _ = model_of(run)
+    scores = scores_of(model, images_of(run), k=k, n=images)
     if json:
         print(dumps(scores))
         return
@@ -43,13 +46,45 @@ def evaluate(*, run: Path, k: int, images: int, json: bool) -> None:
         print(f"{name.replace('_', ' '):34} {shown:>12}")
 
 
-def scores_of(folder: str | Path, *, k: int = 500, n: int = 1000) -> dict[str, Any]:
-    """Measure the model of a run on its test images.
+def model_of(run: Path) -> tuple[VAE, Path]:
+    """Return a model and the folder of its pictures: that of a run, or here for a pretrained one.
+
+    A folder of the name of a pretrained model goes first.
+    """
+    if is_pretrained(run):
+        return load_pretrained(str(run)), Path()
+    return runs.load(run), run
+
+
+def images_of(run: Path) -> runs.Images:
+    """Return the images of a run or of a pretrained model, as it has to be measured on them."""
+    if not is_pretrained(run):
+        return runs.images_of(runs.configuration_of(run)[0])
+    entry = PRETRAINED[str(run)]
+    images = runs.images_of(entry.network)
+    if not entry.binary:
+        return images
+    drawn = {
+        part: data_sets.binarize(getattr(images, part), generator=generator(0, f"binary {part}"))
+        for part in ("train", "test")
+    }
+    return replace(images, **drawn)
+
+
+def is_pretrained(run: Path) -> bool:
+    """Return whether this is the name of a pretrained model, and no folder."""
+    return str(run) in PRETRAINED and not run.exists()
+
+
+def scores_of(model: VAE, images: runs.Images, *, k: int = 500, n: int = 1000) -> dict[str, Any]:
+    """Measure a model on test images.
 
     Parameters
     ----------
-    folder
-        The folder of the run.
+    model
+        The model.
+    images
+        Test images, and training images that vote by their labels, if there are any.
     k
         Samples for each image in the estimate of log p(x).
     n
@@ -62,9 +97,6 @@ def scores_of(folder: str | Path, *, k: int = 500, n: int = 1000) -> dict[str, A
         reconstructions from a sample of q(z | x), the number of active units and, where there are
         labels, the share of test images that the 15 nearest of 10,000 training images name right.
     """
-    model = runs.load(folder)
-    config, _ = runs.configuration_of(folder)
-    images = runs.images_of(config)
     report = evaluation.evaluate(model, images.test)
     few = evaluation.fixed_subset(images.test, n)
     log_p = evaluation.log_likelihood(model, few, k=k)
@@ -95,7 +127,8 @@ def scores_of(folder: str | Path, *, k: int = 500, n: int = 1000) -> dict[str, A
 
 def generate(*, run: Path, what: str, out: Path | None, n: int, seed: int) -> None:
     """Write a picture, and say where."""
-    model, out = runs.load(run), out or run / f"{what}.png"
+    model, folder = model_of(run)
+    out = out or folder / f"{what}.png"
     plt.switch_backend("agg")
     plotting.use_style()
     if what == "manifold":
@@ -104,8 +137,7 @@ def generate(*, run: Path, what: str, out: Path | None, n: int, seed: int) -> No
         pictures = model.sample(n, generator=generator(seed, what))
         axes = plotting.show_images(pictures, columns=min(n, 10))
     else:
-        images = runs.images_of(runs.configuration_of(run)[0])
-        pictures, columns = _PICTURES[what](model, images, n, generator(seed, what))
+        pictures, columns = _PICTURES[what](model, images_of(run), n, generator(seed, what))
         axes = plotting.show_images(pictures, columns=columns)
     try:
         axes.figure.savefig(out, format="png")
@@ -170,3 +202,11 @@ def data(*, action: str, names: Sequence[str]) -> None:
             print(f"{name}: here")
         else:
             print(f"{name}: the official files, in {data_sets.verify(name)}")
+
+
+def models(*, names: Sequence[str]) -> None:
+    """List the pretrained models, or print the cards of some."""
+    for name in names:
+        print(f"# {name}\n\n{card(name)}")
+    for name, entry in () if names else PRETRAINED.items():
+        print(f"{name:18} {facts_of(name)['bytes'] / 1e6:4.1f} MB  {entry.title}")

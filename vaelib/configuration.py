@@ -34,13 +34,16 @@ class Configuration:
     skip_broken
         With images of your own: train on those that can be read, and name the others.
     network
-        Fully connected (mlp) or convolutional (conv).
+        Fully connected (mlp), convolutional (conv), or a convolutional encoder with a fully
+        connected decoder (conv-mlp), which is cheap and tells classes apart well.
     encoder_hidden
         Widths of the encoder's fully connected hidden layers.
     decoder_hidden
         Widths of the decoder's, read from the code to the image.
     encoder_channels
-        conv only: channels of the encoder's convolutions, one to three.
+        conv and conv-mlp: channels of the encoder's convolutions, one to three.
+    encoder_padding
+        conv and conv-mlp: zeros around the input of each of them, 0 or 1.
     decoder_channels
         conv only: channels of the decoder at 7x7, 14x14 and 28x28, two or three.
     activation
@@ -95,10 +98,11 @@ class Configuration:
 
     data: str = "mnist"
     skip_broken: bool = False
-    network: Literal["mlp", "conv"] = "mlp"
+    network: Literal["mlp", "conv", "conv-mlp"] = "mlp"
     encoder_hidden: tuple[int, ...] = (512, 256)
     decoder_hidden: tuple[int, ...] = (256, 512)
     encoder_channels: tuple[int, ...] = (32, 64)
+    encoder_padding: int = 0
     decoder_channels: tuple[int, ...] = (32, 64, 32)
     activation: Literal["relu", "silu", "tanh"] = "relu"
     init: Literal["glorot", "he"] = "glorot"
@@ -133,6 +137,7 @@ class Configuration:
                 _check_between(name, width, 1, 10**6)
         _check_between("number of encoder_channels", len(self.encoder_channels), 1, 3)
         _check_between("number of decoder_channels", len(self.decoder_channels), 2, 3)
+        _check_between("encoder_padding", self.encoder_padding, 0, 1)
         for name in ("beta", "triplet_weight", "weight_decay"):
             _check_between(name, getattr(self, name), 0, math.inf)
         for name in ("sigma", "lr"):
@@ -150,12 +155,15 @@ class Configuration:
     def count_parameters(self) -> int:
         """Return the number of weights of the networks, roughly: without the biases."""
         encoder, decoder = [28 * 28, *self.encoder_hidden], [*self.decoder_hidden, 28 * 28]
-        kernels = 0
+        stacks = []
+        if self.network != "mlp":
+            sides = (28, 14, 7, 4) if self.encoder_padding else (28, 13, 6, 2)
+            encoder[0] = self.encoder_channels[-1] * sides[len(self.encoder_channels)] ** 2
+            stacks.append((1, *self.encoder_channels))
         if self.network == "conv":
-            side, last = (28, 13, 6, 2)[len(self.encoder_channels)], self.encoder_channels[-1]
-            encoder[0], decoder[-1] = last * side * side, self.decoder_channels[0] * 7 * 7
-            for channels in ((1, *self.encoder_channels), (*self.decoder_channels, 1)):
-                kernels += sum(9 * a * b for a, b in pairwise(channels))
+            decoder[-1] = self.decoder_channels[0] * 7 * 7
+            stacks.append((*self.decoder_channels, 1))
+        kernels = sum(9 * a * b for channels in stacks for a, b in pairwise(channels))
         widths = ([*encoder, 2 * self.latent_dim], [self.latent_dim, *decoder])
         return kernels + sum(a * b for side in widths for a, b in pairwise(side))
 

@@ -200,15 +200,18 @@ def build(config: Configuration) -> VAE:
         "init": config.init,
         "seed": config.seed,
     }
-    encoder = {
+    for_encoder: dict[str, Any] = {
         "hidden": config.encoder_hidden,
         "corruption": RandomBinarization() if config.corrupt == "binarize" else None,
     }
-    decoder = {"hidden": config.decoder_hidden}
+    for_decoder: dict[str, Any] = {"hidden": config.decoder_hidden}
+    make_encoder, make_decoder = MLPEncoder, MLPDecoder
+    if config.network != "mlp":
+        make_encoder = ConvEncoder
+        for_encoder |= {"channels": config.encoder_channels, "padding": config.encoder_padding}
     if config.network == "conv":
-        encoder["channels"], decoder["channels"] = config.encoder_channels, config.decoder_channels
-    networks = {"mlp": (MLPEncoder, MLPDecoder), "conv": (ConvEncoder, ConvDecoder)}
-    make_encoder, make_decoder = networks[config.network]
+        make_decoder = ConvDecoder
+        for_decoder["channels"] = config.decoder_channels
     likelihood: nn.Module
     if config.likelihood == "gaussian":
         likelihood = Gaussian(link="logit", scale=config.sigma, learned=config.learn_sigma)
@@ -217,8 +220,8 @@ def build(config: Configuration) -> VAE:
     else:
         likelihood = ContinuousBernoulli()
     return VAE(
-        encoder=make_encoder(**encoder, **common),
-        decoder=make_decoder(**decoder, **common),
+        encoder=make_encoder(**for_encoder, **common),
+        decoder=make_decoder(**for_decoder, **common),
         likelihood=likelihood,
         scale=config.scale,
     )

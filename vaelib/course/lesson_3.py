@@ -199,6 +199,7 @@ RUNS = LongRuns(
             "comparison-conv-800k-16d",
             partial(train_comparison, family="conv", budget=800_000, latent_dim=16),
             seeds=THREE,
+            keeps_weights=True,
             title="16-D, conv, 800k",
         ),
         LongRun(

@@ -231,6 +231,7 @@ RUNS = LongRuns(
             "2d-easy-positive-100",
             partial(train_conv_to_mlp, loss=NEAREST, weight=100.0),
             seeds=THREE,
+            keeps_weights=True,
             title="2-D, conv to mlp, triplets",
         ),
         LongRun("2d-easy-positive-10", partial(train_conv_to_mlp, loss=NEAREST, weight=10.0)),

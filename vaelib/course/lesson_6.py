@@ -319,12 +319,14 @@ RUNS = LongRuns(
         LongRun(
             "m1-mnist",
             partial(train_m1, dataset="mnist"),
+            keeps_weights=True,
             title="50-D, M1, β = 0.1, warp",
         ),
         LongRun("m1-mnist-uncorrupted", partial(train_m1, dataset="mnist", warped=None)),
         LongRun(
             "m1-fashion-mnist",
             partial(train_m1, dataset="fashion-mnist"),
+            keeps_weights=True,
             title="50-D, M1, β = 0.1, warp",
             dataset="fashion-mnist",
         ),

@@ -19,13 +19,7 @@ import torch
 
 from vaelib.course.claims import Claims
 from vaelib.hardware import pick_precision, processor_name
-
-PACKAGE = Path(__file__).resolve().parents[1]
-# In a checkout the published numbers lie beside the package; in a wheel they lie inside it.
-PUBLISHED = next(
-    (p for p in (PACKAGE.parent / "results", PACKAGE / "published") if p.is_dir()),
-    PACKAGE / "published",
-)
+from vaelib.published import PACKAGE
 
 
 class Results:

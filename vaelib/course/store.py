@@ -15,11 +15,14 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vaelib.course.results import PUBLISHED, write_json
+from vaelib.course.results import write_json
 from vaelib.course.scoreboard import score
 from vaelib.models import VAE
+from vaelib.published import PUBLISHED
 
 Numbers = dict[str, Any]
+MAX_BYTES = 4 * 10**6
+"""Size of the largest file of weights, so that a checkout stays small."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ class LongRuns:
             trained, numbers = run.train(seed)
             done[seed] = {"seed": seed, **numbers}
             if run.keeps_weights and seed == run.seeds[0]:
-                _write_weights(path.with_suffix(".safetensors"), trained)
+                write_weights(path.with_suffix(".safetensors"), trained)
             write_json(path, [done[s] for s in sorted(done)])
             # Written already, so that an error in scoring does not lose the training.
             if scores := run.scored(trained):
@@ -170,9 +173,13 @@ class LongRuns:
         return self._runs[name]
 
 
-def _write_weights(path: Path, model: nn.Module) -> None:
-    # By way of a second name: a file that is there is whole.
+def write_weights(path: Path, model: nn.Module) -> None:
+    """Write the weights of a model, in half precision where whole ones exceed ``MAX_BYTES``."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    if sum(value.nbytes for value in weights.values()) > MAX_BYTES:
+        weights = {name: value.half() for name, value in weights.items()}
+    # By way of a second name: a file that is there is whole.
     part = path.with_name(f".{path.name}.part")
-    save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, part)
+    save_file(weights, part)
     part.replace(path)

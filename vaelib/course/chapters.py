@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from vaelib.course import (
     case_c,
+    case_d,
     lesson_1,
     lesson_2,
     lesson_3,
@@ -16,14 +17,15 @@ from vaelib.course import (
 )
 
 LESSONS = (lesson_1, lesson_2, lesson_3, lesson_4, lesson_5, lesson_6, lesson_7)
-CASES = (case_c,)
+CASES = (case_c, case_d)
 CHAPTERS = tuple(chapter.RUNS for chapter in (*LESSONS, *CASES))
 
 
 class Row(NamedTuple):
     """A model on the scoreboard."""
 
-    chapter: int
+    chapter: str
+    """Its lesson's number, or its case file's letter."""
     dataset: str
     title: str
     score: dict[str, Any]
@@ -34,10 +36,17 @@ def scoreboard() -> list[Row]:
     """Return every published score, in the order of data sets, chapters and declarations."""
     rows = []
     for dataset in ("mnist", "fashion-mnist"):
-        for number, chapter in enumerate(CHAPTERS, start=1):
-            for run in chapter:
+        for runs in CHAPTERS:
+            for run in runs:
                 if run.dataset == dataset:
-                    first = chapter.published(run.name).get(run.seeds[0], {})
+                    first = runs.published(run.name).get(run.seeds[0], {})
                     scores = first.get("scores", {})
-                    rows += [Row(number, dataset, *item) for item in scores.items()]
+                    name = short_name(runs.chapter)
+                    rows += [Row(name, dataset, *item) for item in scores.items()]
     return rows
+
+
+def short_name(chapter: str) -> str:
+    """Return ``"2"`` for ``"02_likelihoods"``, and ``"D"`` for ``"case_d_reconstruction"``."""
+    first, second, *_ = chapter.split("_")
+    return second.upper() if first == "case" else str(int(first))

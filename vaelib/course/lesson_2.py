@@ -17,7 +17,7 @@ from vaelib.likelihoods import Bernoulli, Gaussian
 from vaelib.models import VAE, Autoencoder
 from vaelib.networks import MLPDecoder, MLPEncoder
 from vaelib.objectives import ELBO, Objective, elbo, elbo_at_optimal_scale
-from vaelib.schedules import Schedule, constant, warmup_cosine
+from vaelib.schedules import Schedule, warmup_cosine
 from vaelib.seeding import generator
 
 
@@ -96,13 +96,6 @@ def train_gaussian(
     return vae, {**numbers, "scale": float(likelihood.log_scale.detach().exp())}
 
 
-def train_project_d(seed: int, *, lr: Schedule, epochs: int) -> tuple[VAE, dict[str, Any]]:
-    """Train project D's network on its 55,000 images, in batches of 100."""
-    train, test = images_of("mnist")
-    recipe = {"epochs": epochs, "batch_size": 100, "lr": lr, "precision": "auto"}
-    return train_and_measure(vae_128d(seed=seed), train[:55_000], test, seed=seed, **recipe)
-
-
 def train_project_b(seed: int, *, scale: str, beta: float = 1.0) -> tuple[VAE, dict[str, Any]]:
     """Train project B's network on Fashion-MNIST by its recipe."""
     recipe = {"epochs": 25, "batch_size": 128, "lr": 1e-3, "precision": "auto"}
@@ -118,17 +111,6 @@ RUNS = LongRuns(
     "02_likelihoods",
     [
         LongRun("128d", train_128d, seeds=THREE, title="128-D, mlp"),
-        LongRun(
-            "project-d-one-cycle",
-            partial(train_project_d, lr=warmup_cosine(2e-3), epochs=40),
-            seeds=THREE,
-            title="128-D, project D",
-        ),
-        LongRun(
-            "project-d",
-            partial(train_project_d, lr=constant(2e-3), epochs=100),
-            seeds=(0, 1),
-        ),
         LongRun(
             "gaussian-learned",
             partial(train_gaussian, scale=0.1, learned=True),

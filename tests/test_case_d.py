@@ -106,7 +106,7 @@ def test_the_error_of_logits_is_that_of_an_explicit_loop(make_vae):
     errors = []
     for x in images:
         logits = vae.decoder(vae.encoder(x[None])[0])[0]
-        errors.append(float((x - logits).square().mean()) ** 0.5)
+        errors.append((x - logits).square().mean().item() ** 0.5)
     assert case_d.rmse_of_logits(vae, images) == pytest.approx(sum(errors) / 1003, rel=1e-5)
 
 

@@ -169,13 +169,18 @@ def run_named(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "epochs", "rates"),
-    [("project-d", 100, (2e-3, 2e-3, 2e-3)), ("project-d-one-cycle", 40, (0, 2e-3, 0))],
+    ("name", "epochs", "batch_size", "rates"),
+    [
+        ("project-d", 100, 100, (2e-3, 2e-3, 2e-3)),
+        ("project-d-one-cycle", 40, 100, (0, 2e-3, 0)),
+        ("project-d-samples", 8, 250, (0, 4e-3, 0)),
+    ],
 )
-def test_the_long_runs_have_project_ds_recipe(trainings, name, epochs, rates):
-    run_named(name).train(3)
+def test_the_long_runs_train_on_project_ds_images(trainings, name, epochs, batch_size, rates):
+    _, numbers = run_named(name).train(3)
+    assert numbers == ({"samples": {"of seed": 3}} if name == "project-d-samples" else {})
     assert (trainings["n"], trainings["n_test"]) == (N_TRAIN, 10_000) == (55_000, 10_000)
-    assert (trainings["seed"], trainings["batch_size"], trainings["epochs"]) == (3, 100, epochs)
+    assert [trainings[k] for k in ("seed", "epochs", "batch_size")] == [3, epochs, batch_size]
     found = [trainings["lr"](progress) for progress in (0, 0.1, 1)]
     assert found == pytest.approx(rates, abs=1e-9)
 
@@ -204,12 +209,13 @@ def test_only_the_full_profile_trains_as_long_runs_do():
     full, quick = (case_d.short_training(profile) for profile in ("full", "quick"))
     assert (full["batch_size"], full["precision"]) == (100, "auto")
     assert (quick["batch_size"], quick["precision"]) == (50, "float32")
-    assert full["epochs"] == quick["epochs"] == 4
+    assert (full["epochs"], quick["epochs"]) == (4, 8)  # of 20,000 images, and of 1,300
     assert full["lr"](0.1) == quick["lr"](0.1) == pytest.approx(2e-3)
 
 
 def test_the_published_runs_are_there_and_of_this_network():
-    assert {run.name for run in RUNS} == {"project-d", "project-d-one-cycle", *SHORT}
+    long = {"project-d", "project-d-one-cycle", "project-d-samples"}
+    assert {run.name for run in RUNS} == long | SHORT.keys()
     for run in RUNS:
         path = PUBLISHED / "long_runs" / "case_d_reconstruction" / f"{run.name}.json"
         records = json.loads(path.read_text(encoding="utf-8"))

@@ -108,18 +108,25 @@ def quality_of_samples(model: VAE, *, seed: int) -> dict[str, dict[str, float]]:
     return {name: judge.assess(decoded(model, z), real)._asdict() for name, z in drawn.items()}
 
 
-def train_project_d(seed: int, *, lr: Schedule, epochs: int) -> tuple[VAE, dict[str, Any]]:
-    """Train project D's network on its 55,000 images, in batches of 100."""
+def train_project_d(
+    seed: int, *, lr: Schedule, epochs: int, batch_size: int = 100, judged: bool = False
+) -> tuple[VAE, dict[str, Any]]:
+    """Train project D's network on its 55,000 images, and judge its samples if asked."""
     train, test = images_of("mnist")
-    recipe = {"epochs": epochs, "batch_size": 100, "lr": lr, "precision": "auto"}
-    return train_and_measure(vae_128d(seed=seed), train[:N_TRAIN], test, seed=seed, **recipe)
+    recipe = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "precision": "auto"}
+    vae, numbers = train_and_measure(
+        vae_128d(seed=seed), train[:N_TRAIN], test, seed=seed, **recipe
+    )
+    if judged:
+        numbers["samples"] = quality_of_samples(vae, seed=seed)
+    return vae, numbers
 
 
 def short_training(profile: str = "full") -> dict[str, Any]:
     """Return the arguments of :func:`vaelib.training.fit` for a short training of the network."""
     full = profile == "full"
     return {
-        "epochs": 4,
+        "epochs": 4 if full else 8,
         "batch_size": 100 if full else 50,
         "lr": warmup_cosine(2e-3),
         "precision": "auto" if full else "float32",
@@ -168,6 +175,11 @@ RUNS = LongRuns(
             title="128-D, project D",
         ),
         LongRun("project-d", partial(train_project_d, lr=constant(2e-3), epochs=100), seeds=THREE),
+        LongRun(
+            "project-d-samples",
+            partial(train_project_d, lr=warmup_cosine(4e-3), epochs=8, batch_size=250, judged=True),
+            seeds=THREE,
+        ),
         LongRun("project-d-length", partial(train_on_length, beta=1.0), seeds=THREE),
         LongRun("project-d-length-alone", partial(train_on_length, beta=0.0), seeds=THREE),
         LongRun(

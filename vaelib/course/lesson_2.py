@@ -17,7 +17,7 @@ from vaelib.likelihoods import Bernoulli, Gaussian
 from vaelib.models import VAE, Autoencoder
 from vaelib.networks import MLPDecoder, MLPEncoder
 from vaelib.objectives import ELBO, Objective, elbo, elbo_at_optimal_scale
-from vaelib.schedules import Schedule, warmup_cosine
+from vaelib.schedules import Schedule, linear, warmup_cosine
 from vaelib.seeding import generator
 
 
@@ -85,12 +85,29 @@ def train_128d(
 
 
 def train_gaussian(
-    seed: int, *, scale: float = 1.0, learned: bool = False, optimal: bool = False
+    seed: int,
+    *,
+    scale: float = 1.0,
+    learned: bool = False,
+    optimal: bool = False,
+    warmup: float = 0.0,
 ) -> tuple[VAE, dict[str, Any]]:
-    """Train the model of chapter 2 with a Gaussian of fixed, learned or optimal scale."""
+    """Train the model of chapter 2 with a Gaussian of fixed, learned or optimal scale.
+
+    Parameters
+    ----------
+    seed
+        Seed of weights, batches and noise.
+    scale
+        The scale s, or its start.
+    learned, optimal
+        Whether s is a parameter, or set to the best for each batch.
+    warmup
+        Share of the training, in [0, 1], in which the price of the rate rises from 0 to 1.
+    """
     likelihood = Gaussian(link="logit", scale=scale, learned=learned)
     vae = vae_128d(likelihood, seed=seed)
-    recipe = training_128d(epochs=20)
+    recipe = training_128d(epochs=20) | {"beta": linear(0.0, 1.0, over=warmup)}
     recipe["objective"] = elbo_at_optimal_scale if optimal else None
     vae, numbers = train_and_measure(vae, *images_of("mnist"), seed=seed, **recipe)
     return vae, {**numbers, "scale": float(likelihood.log_scale.detach().exp())}
@@ -107,6 +124,8 @@ def train_project_b(seed: int, *, scale: str, beta: float = 1.0) -> tuple[VAE, d
 
 
 THREE = (0, 1, 2)
+WARMUP = 0.25
+"""Share of the training in which the price of the rate rises, where it does."""
 RUNS = LongRuns(
     "02_likelihoods",
     [
@@ -118,11 +137,26 @@ RUNS = LongRuns(
             title="128-D, Gaussian",
         ),
         LongRun("gaussian-optimal", partial(train_gaussian, optimal=True), seeds=THREE),
+        LongRun(
+            "gaussian-learned-warmup",
+            partial(train_gaussian, scale=0.1, learned=True, warmup=WARMUP),
+            seeds=THREE,
+        ),
+        LongRun(
+            "gaussian-optimal-warmup",
+            partial(train_gaussian, optimal=True, warmup=WARMUP),
+            seeds=THREE,
+        ),
+        LongRun(
+            "gaussian-0.05-warmup",
+            partial(train_gaussian, scale=0.05, warmup=WARMUP),
+            seeds=THREE,
+        ),
         LongRun("gaussian-1", partial(train_gaussian, scale=1.0)),
         LongRun("gaussian-0.4", partial(train_gaussian, scale=0.4)),
         LongRun("gaussian-0.3", partial(train_gaussian, scale=0.3)),
         LongRun("gaussian-0.1", partial(train_gaussian, scale=0.1)),
-        LongRun("gaussian-0.05", partial(train_gaussian, scale=0.05)),
+        LongRun("gaussian-0.05", partial(train_gaussian, scale=0.05), seeds=THREE),
         LongRun("gaussian-0.03", partial(train_gaussian, scale=0.03)),
         LongRun(
             "project-b-softplus",

@@ -49,7 +49,9 @@ function drawDensity() {
     const x = clamp(middle + scale * (i / 10 - 4), density.x_range); // the picture ends there
     return [across(density, x), up(density, peak * Math.exp(-(((x - middle) / scale) ** 2) / 2))];
   });
-  for (const path of part("bell").children) path.setAttribute("d", through(bell));
+  const [area, curve] = part("bell").children, floor = density.top + density.height;
+  curve.setAttribute("d", through(bell));
+  area.setAttribute("d", through([[bell[0][0], floor], ...bell, [bell.at(-1)[0], floor]]));
   move("handle", across(density, middle), Math.max(up(density, peak), 36));
   move("prediction", across(density, middle), density.top + density.height);
   move("said", across(density, value), Math.max(

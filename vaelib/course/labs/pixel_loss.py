@@ -203,7 +203,7 @@ def _density(frame: Frame) -> Canvas:
     x = (middle + SCALE * np.linspace(-4, 4, 81)).clip(*frame.x_range)
     bell = frame.places(x, top * np.exp(-(((x - middle) / SCALE) ** 2) / 2))
     with _part(canvas, "bell"):
-        canvas.area(bell, colour=MODEL)
+        canvas.area([(bell[0, 0], floor), *bell, (bell[-1, 0], floor)], colour=MODEL)
         canvas.curve(bell, colour=MODEL)
     said = top * math.exp(-((ERROR / SCALE) ** 2) / 2)
     with _part(canvas, "said", frame.x(VALUE), frame.y(said)):

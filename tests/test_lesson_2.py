@@ -37,6 +37,43 @@ def test_only_the_full_profile_trains_the_network_of_chapter_2_as_long_as_asked(
         assert [recipe["lr"](p) for p in (0, 0.05, 0.1)] == [0, 0.001, 0.002]
 
 
+def test_the_small_vae_is_that_of_chapter_1_and_takes_what_the_lesson_changes():
+    size = mlp_parameters([784, 400, 2 * 20], [20, 400, 784])
+    assert count_parameters(lesson_2.small_vae()) == size
+    gaussian = Gaussian(link="logit")
+    other = lesson_2.small_vae(gaussian, latent_dim=32, seed=3, model=Autoencoder)
+    assert isinstance(other, Autoencoder)
+    assert (other.latent_dim, other.likelihood) == (32, gaussian)
+    first, again = (lesson_2.small_vae(seed=3).state_dict() for _ in range(2))
+    for name, weight in first.items():
+        assert torch.equal(weight, again[name])
+
+
+def test_short_trainings_have_the_same_schedule_in_both_profiles():
+    full, quick = map(lesson_2.short_training, ("full", "quick"))
+    assert (full["epochs"], full["batch_size"], full["precision"]) == (5, 128, "auto")
+    assert (quick["batch_size"], quick["precision"]) == (64, "float32")
+    for recipe in (full, quick):
+        assert [recipe["lr"](p) for p in (0, 0.05, 0.1)] == [0, 0.002, 0.004]
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.25])
+def test_the_price_of_the_rate_rises_only_where_a_long_run_asks_for_it(monkeypatch, warmup):
+    asked = {}
+
+    def train_and_measure(vae, train, test, *, seed, **training):
+        asked.update(training, likelihood=vae.likelihood)
+        return vae, {"test_rate": 1.0}
+
+    monkeypatch.setattr(lesson_2, "train_and_measure", train_and_measure)
+    monkeypatch.setattr(lesson_2, "images_of", lambda name: (None, None))
+    _, numbers = lesson_2.train_gaussian(0, scale=0.1, learned=True, warmup=warmup)
+    assert numbers == {"test_rate": 1.0, "scale": pytest.approx(0.1)}
+    assert asked["likelihood"].log_scale.requires_grad
+    assert asked["objective"] is None
+    assert [asked["beta"](p) for p in (0.125, 0.25, 1.0)] == [0.5 if warmup else 1, 1, 1]
+
+
 def test_the_network_of_project_b_has_its_size():
     size = mlp_parameters([784, 600, 600, 2 * 50], [50, 600, 600, 784])
     assert count_parameters(lesson_2.project_b_vae()) == size == 1_754_084

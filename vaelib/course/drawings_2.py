@@ -31,7 +31,7 @@ from vaelib.likelihoods import Bernoulli, ContinuousBernoulli, Gaussian
 MEAN, GAUSSIAN_SCALE = 0.7, 0.2
 """What the decoder states in the drawing of one pixel, and the scale of its Gaussian."""
 
-LOGITS = torch.linspace(-40, 40, 8001, dtype=torch.float64)
+LOGITS = torch.linspace(-7.2, 7.2, 8001, dtype=torch.float64).sinh()
 """A grid on which the logit of a continuous Bernoulli is looked up by its mean."""
 
 SHADED_UP_TO = 1.0
@@ -270,7 +270,7 @@ def four_binarisations(image: Tensor, *, seed: int = 0) -> Drawing:
         "to the next.",
     )
     wide, narrow = Canvas(WHOLE, 300, *about), Canvas(HALF, 218, *about)
-    for canvas, size, left, step in ((wide, 120, 146, 146), (narrow, 74, 75, 79)):
+    for canvas, size, left, step in ((wide, 120, 146, 146), (narrow, 70, 66, 76)):
         for row in (0, 1):
             y = 26 + size / 2 + row * (size + 14)
             label = f"epoch {row + 1}" if size > 100 else f"{row + 1}"
@@ -316,13 +316,13 @@ def reductions(threshold: float, latents: Sequence[int], *, pixels: int = 784) -
         raise ValueError(f"expected every beta from {low:g} to {high:g}, got {marks}.")
     said = "; ".join(f"{name.replace('$', '')}: {beta:.1f}" for beta, name in marks)
     canvas = Canvas(
-        HALF + 64,
+        WHOLE,
         70 + 34 * len(marks),
         "Reductions on a line of beta.",
         f"A logarithmic line of beta with a threshold at {threshold:.1f}. {said}.",
     )
     twin = Canvas(HALF, canvas.height, canvas.title, canvas.description)
-    for each, left in ((canvas, 174), (twin, 152)):
+    for each, left in ((canvas, 190), (twin, 152)):
         scale = Frame(left, 26, each.width - left - 14, 34 * len(marks), _logs(low, high), (0, 1))
         edge = scale.x(math.log10(threshold))
         shaded = ((edge, scale.top), (scale.right, scale.top))
@@ -389,7 +389,7 @@ def budget(gains: Mapping[str, float], *, naming: float, typical: float) -> Draw
         f"what a code costs: {naming:.1f} nats to name the digit, {typical:.0f} for a whole one.",
     )
     step = 40
-    wide, narrow = (Canvas(w, 62 + step * len(gains), *about) for w in (WHOLE - 80, HALF))
+    wide, narrow = (Canvas(w, 62 + step * len(gains), *about) for w in (WHOLE, HALF))
     for canvas, left, inside in ((wide, 210, False), (narrow, 18, True)):
         scale = Frame(
             left, 26, canvas.width - left - 40, step * len(gains), _logs(low, high), (0, 1)

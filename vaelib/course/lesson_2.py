@@ -46,6 +46,32 @@ def training_128d(profile: str = "full", *, epochs: int) -> dict[str, Any]:
     }
 
 
+def small_vae(
+    likelihood: nn.Module | None = None,
+    *,
+    latent_dim: int = 20,
+    seed: int = 0,
+    model: type[VAE | Autoencoder] = VAE,
+) -> VAE | Autoencoder:
+    """Build the VAE on one screen of chapter 1, 784-400-20 and back, for short trainings."""
+    return model(
+        encoder=MLPEncoder(latent_dim=latent_dim, hidden=(400,), seed=seed),
+        decoder=MLPDecoder(latent_dim=latent_dim, hidden=(400,), seed=seed),
+        likelihood=likelihood or Bernoulli(grey=True),
+    )
+
+
+def short_training(profile: str = "full") -> dict[str, Any]:
+    """Return the arguments of :func:`vaelib.training.fit` for trainings that a reader waits for."""
+    full = profile == "full"
+    return {
+        "epochs": 5 if full else 12,
+        "batch_size": 128 if full else 64,
+        "lr": warmup_cosine(4e-3),
+        "precision": "auto" if full else "float32",
+    }
+
+
 def project_b_vae(*, scale: str = "softplus-logvar", seed: int = 0) -> VAE:
     """Build project B's network, 784-600-600-50 and back; all weights are tiny at the start."""
     vae = VAE(

@@ -8,6 +8,7 @@ from torch.distributions import Normal, kl_divergence
 
 from vaelib import VAE, Autoencoder, Gaussian
 from vaelib.course import lesson_2
+from vaelib.evaluation import evaluate
 from vaelib.networks import count_parameters
 from vaelib.objectives import elbo
 
@@ -72,6 +73,29 @@ def test_the_price_of_the_rate_rises_only_where_a_long_run_asks_for_it(monkeypat
     assert asked["likelihood"].log_scale.requires_grad
     assert asked["objective"] is None
     assert [asked["beta"](p) for p in (0.125, 0.25, 1.0)] == [0.5 if warmup else 1, 1, 1]
+
+
+def test_scales_are_chosen_on_validation_images_only(monkeypatch):
+    train, validation, test = (torch.rand(n, 1, 28, 28) for n in (130, 60, 50))
+    monkeypatch.setattr(lesson_2, "parts_of", lambda name: (train, validation, test))
+    seen = []
+
+    def fit(vae, images, *, seed, **training):
+        seen.append((images, seed, training["beta"](0.125), vae.likelihood))
+
+    monkeypatch.setattr(lesson_2, "fit", fit)
+    model, found = lesson_2.choose_scale(4)
+    assert model is None
+    assert list(found) == list(lesson_2.CANDIDATES)
+    assert all(images is train and seed == 4 for images, seed, _, _ in seen)
+    for (_, _, beta, likelihood), (name, numbers) in zip(seen, found.items(), strict=True):
+        assert beta == (0.5 if "warm-up" in name else 1)
+        assert likelihood.log_scale.requires_grad == ("learned" in name)
+        vae = lesson_2.vae_128d(likelihood, seed=4)
+        assert numbers["negative_elbo"] == pytest.approx(
+            evaluate(vae, validation).negative_elbo, rel=1e-4
+        )
+        assert numbers["rate"] == pytest.approx(evaluate(vae, validation).rate, rel=1e-4)
 
 
 def test_the_network_of_project_b_has_its_size():

@@ -11,14 +11,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vaelib.course.protocols import images_of, prior_match, train_and_measure
+from vaelib.course.protocols import images_of, parts_of, prior_match, train_and_measure
 from vaelib.course.store import LongRun, LongRuns
+from vaelib.evaluation import evaluate
 from vaelib.likelihoods import Bernoulli, Gaussian
 from vaelib.models import VAE, Autoencoder
 from vaelib.networks import MLPDecoder, MLPEncoder
 from vaelib.objectives import ELBO, Objective, elbo, elbo_at_optimal_scale
 from vaelib.schedules import Schedule, linear, warmup_cosine
 from vaelib.seeding import generator
+from vaelib.training import fit
 
 
 def vae_128d(
@@ -131,12 +133,33 @@ def train_gaussian(
     warmup
         Share of the training, in [0, 1], in which the price of the rate rises from 0 to 1.
     """
-    likelihood = Gaussian(link="logit", scale=scale, learned=learned)
-    vae = vae_128d(likelihood, seed=seed)
-    recipe = training_128d(epochs=20) | {"beta": linear(0.0, 1.0, over=warmup)}
-    recipe["objective"] = elbo_at_optimal_scale if optimal else None
+    vae, recipe = gaussian_recipe(
+        seed, scale=scale, learned=learned, optimal=optimal, warmup=warmup
+    )
     vae, numbers = train_and_measure(vae, *images_of("mnist"), seed=seed, **recipe)
-    return vae, {**numbers, "scale": float(likelihood.log_scale.detach().exp())}
+    return vae, {**numbers, "scale": float(vae.likelihood.log_scale.detach().exp())}
+
+
+def gaussian_recipe(
+    seed: int, *, scale: float, learned: bool, optimal: bool, warmup: float
+) -> tuple[VAE, dict[str, Any]]:
+    """Return the model that :func:`train_gaussian` trains, and how."""
+    vae = vae_128d(Gaussian(link="logit", scale=scale, learned=learned), seed=seed)
+    recipe = training_128d(epochs=20) | {"beta": linear(0.0, 1.0, over=warmup)}
+    return vae, recipe | {"objective": elbo_at_optimal_scale if optimal else None}
+
+
+def choose_scale(seed: int) -> tuple[None, dict[str, Any]]:
+    """Train the candidates on 50,000 images, and measure them on the 10,000 for validation."""
+    train, validation, _ = parts_of("mnist")
+    found = {}
+    for name, asked in CANDIDATES.items():
+        settings = {"scale": 1.0, "learned": False, "optimal": False, "warmup": 0.0} | asked
+        vae, recipe = gaussian_recipe(seed, **settings)
+        fit(vae, train, seed=seed, evaluate_every=recipe["epochs"], **recipe)
+        report = evaluate(vae, validation)
+        found[name] = {"negative_elbo": report.negative_elbo, "rate": report.rate}
+    return None, found
 
 
 def train_project_b(seed: int, *, scale: str, beta: float = 1.0) -> tuple[VAE, dict[str, Any]]:
@@ -152,6 +175,15 @@ def train_project_b(seed: int, *, scale: str, beta: float = 1.0) -> tuple[VAE, d
 THREE = (0, 1, 2)
 WARMUP = 0.25
 """Share of the training in which the price of the rate rises, where it does."""
+
+CANDIDATES: dict[str, dict[str, Any]] = {
+    "fixed, 0.05": {"scale": 0.05},
+    "learned from 0.1": {"scale": 0.1, "learned": True},
+    "learned from 0.03": {"scale": 0.03, "learned": True},
+    "learned, warm-up": {"scale": 0.1, "learned": True, "warmup": WARMUP},
+    "optimal, warm-up": {"optimal": True, "warmup": WARMUP},
+}
+"""Ways to come by the scale of a Gaussian, compared on validation images."""
 RUNS = LongRuns(
     "02_likelihoods",
     [
@@ -163,6 +195,7 @@ RUNS = LongRuns(
             title="128-D, Gaussian",
         ),
         LongRun("gaussian-optimal", partial(train_gaussian, optimal=True), seeds=THREE),
+        LongRun("gaussian-choice", choose_scale),
         LongRun(
             "gaussian-learned-warmup",
             partial(train_gaussian, scale=0.1, learned=True, warmup=WARMUP),

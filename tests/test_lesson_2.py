@@ -52,7 +52,7 @@ def test_the_small_vae_is_that_of_chapter_1_and_takes_what_the_lesson_changes():
 
 def test_short_trainings_have_the_same_schedule_in_both_profiles():
     full, quick = map(lesson_2.short_training, ("full", "quick"))
-    assert (full["epochs"], full["batch_size"], full["precision"]) == (5, 128, "auto")
+    assert (full["epochs"], full["batch_size"], full["precision"]) == (3, 128, "auto")
     assert (quick["batch_size"], quick["precision"]) == (64, "float32")
     for recipe in (full, quick):
         assert [recipe["lr"](p) for p in (0, 0.05, 0.1)] == [0, 0.002, 0.004]

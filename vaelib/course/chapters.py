@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from vaelib.course import (
     case_c,
     case_d,
+    case_e,
     lesson_1,
     lesson_2,
     lesson_3,
@@ -17,7 +18,7 @@ from vaelib.course import (
 )
 
 LESSONS = (lesson_1, lesson_2, lesson_3, lesson_4, lesson_5, lesson_6, lesson_7)
-CASES = (case_c, case_d)
+CASES = (case_c, case_d, case_e)
 CHAPTERS = tuple(chapter.RUNS for chapter in (*LESSONS, *CASES))
 
 

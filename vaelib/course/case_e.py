@@ -178,8 +178,8 @@ OF_THE_PICTURES = Bugs(half_log=True, means=True, squared=True, absolute=True, u
 """The version of 22 and 23 February, whose pictures the project shows."""
 AS_COMMITTED = Bugs(one_class=True, uniform=True, wide=True)
 """The version in the project's folder of failed attempts."""
-WEIGHT = 0.11
-"""What the project calls beta in the version of the pictures."""
+WEIGHT, FIRST_WEIGHT = 0.11, 5e-6
+"""What the project calls beta in the version of the pictures, and in the training before it."""
 
 
 class Encoder(nn.Module):
@@ -236,32 +236,33 @@ class Decoder(nn.Module):
 
 def conv_vae(bugs: Bugs = Bugs(), *, latent_dim: int = 32, seed: int = 0) -> VAE:
     """Build project E's convolutional network; ``scale="linear"`` takes the size as sigma."""
-    vae = VAE(
-        encoder=Encoder(latent_dim),
-        decoder=Decoder(latent_dim),
-        likelihood=Bernoulli(grey=True),
-        scale="linear" if bugs.absolute else "exp",
-    )
+    with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced below
+        encoder, decoder = Encoder(latent_dim), Decoder(latent_dim)
+    scale = "linear" if bugs.absolute else "exp"
+    vae = VAE(encoder=encoder, decoder=decoder, likelihood=Bernoulli(grey=True), scale=scale)
     start_as_torch_does(vae, seed=seed)
     return vae
 
 
-def loss_with(bugs: Bugs, vae: VAE, x: Tensor, *, noise: Tensor) -> Tensor:
-    """Return the loss of a batch ``[B, 1, 28, 28]`` in the version that has these bugs."""
+def loss_with(bugs: Bugs, vae: VAE, x: Tensor, *, noise: Tensor, share: float = 1.0) -> Tensor:
+    """Return the loss of a batch ``[B, 1, 28, 28]`` in the version that has these bugs.
+
+    The KL counts for a share of its weight.
+    """
     q = vae.encode(x, validate=False)
     logits = vae.decoder(q.reparameterize(noise))
     log_term = 0.5 * q.logvar if bugs.half_log else q.logvar
     kl = -0.5 * (1 + log_term - q.mu.square() - q.variance)  # [B, D]
     if bugs.one_class:
-        return nn.CrossEntropyLoss()(logits.sigmoid(), x) + kl.sum()
+        return nn.CrossEntropyLoss()(logits.sigmoid(), x) + share * kl.sum()
     if bugs.squared:
         error = (logits.sigmoid() - x).square()
     else:
         error = F.binary_cross_entropy_with_logits(logits, x, reduction="none")
     if bugs.means:
-        return error.mean() + WEIGHT * 2 * kl.mean()  # the project's bracket is -2 kl
+        return error.mean() + share * WEIGHT * 2 * kl.mean()  # the project's bracket is -2 kl
     weight = 0.5 if bugs.squared else 1.0  # half the squared error: a Gaussian of unit variance
-    return weight * error.sum((1, 2, 3)).mean() + kl.sum(1).mean()
+    return weight * error.sum((1, 2, 3)).mean() + share * kl.sum(1).mean()
 
 
 def train(
@@ -269,21 +270,26 @@ def train(
     bugs: Bugs,
     images: Tensor,
     *,
+    first_epochs: int = 2,
     epochs: int = 5,
     batch_size: int = 256,
     lr: float = 1e-3,
 ) -> VAE:
-    """Train project E's convolutional network with some of its bugs, on the images' device."""
+    """Train project E's convolutional network with some of its bugs, on the images' device.
+
+    As in the project, the KL counts for next to nothing in the first epochs.
+    """
     vae = conv_vae(bugs, seed=seed).to(images.device)
     optimizer = torch.optim.Adam(vae.parameters(), lr=lr, fused=True)
     order_rng, noise_rng = (generator(seed, name, images.device) for name in ("order", "noise"))
     vae.train()
-    for _ in range(epochs):
+    for epoch in range(epochs):
+        share = FIRST_WEIGHT / WEIGHT if epoch < first_epochs else 1.0
         order = torch.randperm(len(images), generator=order_rng, device=images.device)
         for index in order.split(batch_size):
             shape = (len(index), vae.latent_dim)
             noise = torch.randn(shape, generator=noise_rng, device=images.device)
-            loss = loss_with(bugs, vae, images[index], noise=noise)
+            loss = loss_with(bugs, vae, images[index], noise=noise, share=share)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -59,6 +59,8 @@ MLP_RUNS = {
     7: Run(cosine(2e-3), 0.82, None),
 }
 """Project E's runs by their numbers."""
+CONSTANT = Run(constant(2e-3), 1.0, None)
+"""Run 4 without its schedule."""
 
 
 def start_as_torch_does(model: nn.Module, *, seed: int) -> None:
@@ -121,14 +123,14 @@ def confusions(vae: VAE, test: data.Split, judge: Judge, *, seed: int) -> dict[s
     }
 
 
-def train_run(seed: int, *, number: int, epochs: int = MLP_EPOCHS) -> tuple[VAE, dict[str, Any]]:
+def train_run(seed: int, *, run: Run, epochs: int = MLP_EPOCHS) -> tuple[VAE, dict[str, Any]]:
     """Train one of project E's runs on MNIST and measure it by its definition and by ours."""
     device, digits = pick_device(), data.load("mnist")
     train, test = (to_float(part.images).to(device) for part in (digits.train, digits.test))
     vae = project_e_vae(seed=seed).to(device)
     start_as_torch_does(vae, seed=seed)
     started = time.perf_counter()
-    losses = train_perceptron(vae, train, MLP_RUNS[number], seed=seed, epochs=epochs)
+    losses = train_perceptron(vae, train, run, seed=seed, epochs=epochs)
     seconds = time.perf_counter() - started
     on_train, on_test = evaluate(vae, train), evaluate(vae, test)
     return vae, {
@@ -415,8 +417,11 @@ def run_name(names: Sequence[str]) -> str:
 SEEDS = (0, 1, 2)
 RUNS = LongRuns(
     "case_e_conv_vs_mlp",
-    [LongRun(f"run-{n}", partial(train_run, number=n), seeds=SEEDS) for n in MLP_RUNS]
-    + [LongRun("run-4-100-epochs", partial(train_run, number=4, epochs=100), keeps_weights=True)]
+    [LongRun(f"run-{n}", partial(train_run, run=run), seeds=SEEDS) for n, run in MLP_RUNS.items()]
+    + [
+        LongRun("run-4-constant", partial(train_run, run=CONSTANT), seeds=SEEDS),
+        LongRun("run-4-100-epochs", partial(train_run, run=MLP_RUNS[4], epochs=100)),
+    ]
     + [
         # All bugs, all but one, one and none carry the verdict; the pairs complete the table.
         LongRun(

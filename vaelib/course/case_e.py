@@ -27,13 +27,12 @@ from vaelib.likelihoods import Bernoulli
 from vaelib.models import VAE
 from vaelib.networks import IMAGE_SHAPE
 from vaelib.objectives import elbo
-from vaelib.sample_quality import coverage
 from vaelib.schedules import Schedule, constant, cosine
 from vaelib.seeding import generator
 
 # The perceptron, runs 1 to 7 --------------------------------------------------------------------
 
-MLP_EPOCHS = 10
+MLP_EPOCHS = 5
 """Epochs of the repeated runs; project E took 100, and 300 for run 1."""
 
 
@@ -106,21 +105,16 @@ def train_perceptron(
 
 
 def confusions(vae: VAE, test: data.Split, judge: Judge, *, seed: int) -> dict[str, float]:
-    """Measure how often a reconstruction is another digit, for all, for 4 -> 9 and for 5 -> 3.
+    """Measure how often the reconstruction of a 4 is read as a 9, and that of a 5 as a 3.
 
     As in the project's strips, z is one draw from q(z | x).
     """
-    images, labels = to_float(test.images), test.labels
-    q = posterior_of(vae, images)
-    z = q.reparameterize(torch.randn(q.mu.shape, generator=generator(seed, "strips")))
-    with torch.no_grad(), evaluation_mode(vae):
-        parts = [vae.decode(part).mean.cpu() for part in z.split(1000)]
-    seen = judge.classes(torch.cat(parts))
-    return {
-        "reads_right": float((seen == labels).double().mean()),
-        "four_as_nine": float((seen[labels == 4] == 9).double().mean()),
-        "five_as_three": float((seen[labels == 5] == 3).double().mean()),
-    }
+    shares = {}
+    for name, digit, other in (("four_as_nine", 4, 9), ("five_as_three", 5, 3)):
+        images = to_float(test.images[test.labels == digit])
+        seen = judge.classes(draw_reconstructions(vae, images, seed=seed))
+        shares[name] = float((seen == other).double().mean())
+    return shares
 
 
 def train_run(seed: int, *, run: Run, epochs: int = MLP_EPOCHS) -> tuple[VAE, dict[str, Any]]:
@@ -365,12 +359,10 @@ PLACES: dict[str, dict[str, Any]] = {
 def examine(vae: VAE, test: data.Split, judge: Judge, *, n: int = 1000) -> dict[str, Any]:
     """Measure a trained network: its samples, its reconstructions, its code."""
     images = to_float(test.images)
-    real = images[:n].flatten(1)
     samples = {name: draw_samples(vae, n, **place) for name, place in PLACES.items()}
     report = evaluate(vae, images)
     return {
         "histograms": {name: judge.histogram(drawn) for name, drawn in samples.items()},
-        "coverage": {name: coverage(real, samples[name].flatten(1)) for name in list(PLACES)[:2]},
         "rmse": {
             name: float((draw_reconstructions(vae, images, wide=wide) - images).square().mean())
             ** 0.5
@@ -420,16 +412,16 @@ RUNS = LongRuns(
     [LongRun(f"run-{n}", partial(train_run, run=run), seeds=SEEDS) for n, run in MLP_RUNS.items()]
     + [
         LongRun("run-4-constant", partial(train_run, run=CONSTANT), seeds=SEEDS),
-        LongRun("run-4-100-epochs", partial(train_run, run=MLP_RUNS[4], epochs=100)),
     ]
     + [
-        # All bugs, all but one, one and none carry the verdict; the pairs complete the table.
+        # All bugs and none carry the verdict, so they have three seeds.
         LongRun(
             run_name(names),
             partial(autopsy, bugs=bugs),
-            seeds=(0,) if len(names) == 2 else SEEDS,
-            keeps_weights=len(names) in (0, 3, 4),
+            seeds=SEEDS if len(names) in (0, 4) else (0,),
+            keeps_weights=True,
         )
         for names, bugs in SUBSETS.items()
+        if len(names) != 2
     ],
 )

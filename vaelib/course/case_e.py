@@ -272,14 +272,14 @@ def train(
     images: Tensor,
     *,
     first_epochs: int = 1,
-    epochs: int = 5,
+    epochs: int = 6,
     batch_size: int = 128,
     lr: float = 2e-3,
 ) -> VAE:
     """Train project E's convolutional network with some of its bugs, on the images' device.
 
-    As in the project, the KL counts for next to nothing in the first epochs. The product of
-    learning rate and steps is that of twenty epochs of its recipe, batches of 256 at 0.001.
+    As in the project, the KL counts for next to nothing in the first epochs. Its own batches
+    were of 256, its learning rates at most 0.001, and its epochs twenty and more.
     """
     vae = conv_vae(bugs, seed=seed).to(images.device)
     optimizer = torch.optim.Adam(vae.parameters(), lr=lr, fused=True)
@@ -383,10 +383,10 @@ def examine(vae: VAE, test: data.Split, judge: Judge, *, n: int = 1000) -> dict[
 def autopsy(seed: int, *, bugs: Bugs) -> tuple[VAE, dict[str, Any]]:
     """Train the convolutional network with some of its bugs on MNIST, and examine it.
 
-    On four fifths of the training images, as project E did.
+    On the first of its training images only: all sets of bugs have to be trained.
     """
     digits, device = data.load("mnist"), pick_device()
-    images = to_float(digits.train_part.images).to(device)
+    images = to_float(digits.train_part.images[:IMAGES]).to(device)
     started = time.perf_counter()
     vae = train(seed, bugs, images)
     seconds = time.perf_counter() - started
@@ -397,6 +397,8 @@ def autopsy(seed: int, *, bugs: Bugs) -> tuple[VAE, dict[str, Any]]:
     }
 
 
+IMAGES = 24_000
+"""Training images of the convolutional network; project E took 48,000."""
 TRAINING_BUGS = ("half_log", "means", "squared", "absolute")
 """The bugs of the pictures that change the training."""
 SUBSETS = {

@@ -13,20 +13,20 @@ from vaelib.course.case_e import (
     MLP_RUNS,
     OF_THE_PICTURES,
     RUNS,
-    SUBSETS,
-    TRAINING_BUGS,
+    SETS,
     Bugs,
     Judge,
     Run,
+    bugs_of,
     confusions,
     conv_vae,
     draw_reconstructions,
     draw_samples,
     entropy_of,
     examine,
+    kinds_of,
     loss_with,
     run_name,
-    share_of_three,
     start_as_torch_does,
     train,
     train_perceptron,
@@ -268,8 +268,8 @@ def test_the_judge_agrees_with_scikit_learn(digits):
     assert sum(histogram) == len(test_x) and len(histogram) == 10
 
 
-def test_shares_and_entropies():
-    assert share_of_three([5, 0, 1, 1, 0, 3]) == pytest.approx(0.9)
+def test_kinds_and_entropies():
+    assert kinds_of([989, 10, 1, 0]) == 2
     assert entropy_of([7] * 10) == pytest.approx(math.log(10))
     assert entropy_of([0, 9, 0]) == 0
 
@@ -281,14 +281,17 @@ def test_an_examination_reports_everything(digits):
     assert 0 < found["rmse"]["sigma"] < 1
 
 
-def test_every_set_of_bugs_is_there_once():
-    assert len(SUBSETS) == 16
-    assert SUBSETS[()] == Bugs()
-    assert replace(SUBSETS[TRAINING_BUGS], uniform=True) == OF_THE_PICTURES
+def test_sets_of_bugs_have_names():
+    everything, without_means, nothing = map(bugs_of, SETS)
+    assert replace(everything, uniform=True) == OF_THE_PICTURES
+    assert replace(without_means, means=True) == everything
+    assert nothing == Bugs()
     assert run_name(("half_log", "means")) == "conv-halflog-means"
     assert run_name(()) == "conv-none"
     assert str(OF_THE_PICTURES) == "half_log means squared absolute uniform"
     assert str(Bugs()) == "none"
+    with pytest.raises(TypeError):
+        bugs_of(("half_a_log",))
 
 
 def test_the_published_runs_are_those_that_are_declared():

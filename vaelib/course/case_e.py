@@ -153,7 +153,7 @@ class Bugs:
     squared: bool = False
     """Squared error in place of the cross-entropy of each pixel."""
     absolute: bool = False
-    """The encoder gives sigma, as |output|, in place of log sigma^2."""
+    """The encoder gives sigma, as the size of its output, in place of log sigma^2."""
     one_class: bool = False
     """A cross-entropy between classes, of which there is one: the only channel."""
     uniform: bool = False
@@ -416,6 +416,7 @@ SEEDS = (0, 1, 2)
 RUNS = LongRuns(
     "case_e_conv_vs_mlp",
     [
+        LongRun("run-3", partial(train_run, run=MLP_RUNS[3]), seeds=(0, 1)),
         LongRun("run-4", partial(train_run, run=MLP_RUNS[4]), seeds=SEEDS),
         # All bugs and none carry the verdict, so they have three seeds.
         *(

@@ -8,7 +8,16 @@ from safetensors.torch import load_file
 from torch import nn
 
 from vaelib import ConvEncoder, data
-from vaelib.course import lesson_1, lesson_3, lesson_4, lesson_5, lesson_6, lesson_7, store
+from vaelib.course import (
+    case_e,
+    lesson_1,
+    lesson_3,
+    lesson_4,
+    lesson_5,
+    lesson_6,
+    lesson_7,
+    store,
+)
 from vaelib.course.chapters import CHAPTERS
 from vaelib.course.store import LongRun, LongRuns, write_weights
 
@@ -318,6 +327,10 @@ KEPT = {
     **dict.fromkeys(
         ("burda-vae", "burda-iwae-50"), partial(lesson_7.burda_vae, torch.rand(2, 1, 28, 28))
     ),
+    **{
+        case_e.run_name(names): partial(case_e.conv_vae, case_e.bugs_of(names))
+        for names in case_e.SETS
+    },
 }
 
 

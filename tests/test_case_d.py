@@ -8,8 +8,8 @@ from torch.distributions import Normal, kl_divergence
 
 from vaelib.course import case_d
 from vaelib.course.case_d import BETAS, N_SHORT, N_TRAIN, RUNS, SAMPLES, VARIANCES
-from vaelib.course.results import PUBLISHED
 from vaelib.likelihoods import Bernoulli, Gaussian
+from vaelib.published import PUBLISHED
 from vaelib.seeding import generator
 
 SHORT = {

@@ -31,9 +31,9 @@ from vaelib.course.case_e import (
     train,
     train_perceptron,
 )
-from vaelib.course.results import PUBLISHED
 from vaelib.networks import count_parameters
 from vaelib.objectives import ELBO, elbo
+from vaelib.published import PUBLISHED
 from vaelib.schedules import cosine
 from vaelib.seeding import generator
 

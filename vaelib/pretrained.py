@@ -180,7 +180,7 @@ PRETRAINED = {
 """Name -> pretrained model."""
 
 SCORES = {
-    "negative_elbo": ("-ELBO", "nats"),
+    "negative_elbo": ("−ELBO", "nats"),
     "distortion": ("distortion", "nats"),
     "rate": ("rate", "nats"),
     "log_p": ("log p(x)", "nats"),
@@ -263,8 +263,8 @@ def card(name: str) -> str:
         f"{scores['log_p_samples']} samples for each of {scores['log_p_images']:,} images.",
         f"- **Spread**: {_spread(entry.run)}",
         f"- **For**: {entry.use}",
-        f"- **File**: {facts['bytes'] / 1e6:.2f} MB, safetensors, SHA-256 `{facts['sha256']}`; "
-        f"measured {measured['date']} with torch {measured['torch']}.",
+        f"- **File**: {facts['bytes'] / 1e6:.2f} MB, safetensors; its SHA-256 sum begins "
+        f"`{facts['sha256'][:16]}`. Measured {measured['date']} with torch {measured['torch']}.",
         f"- **Licence**: {LICENCE}",
     ]
     return "\n".join(lines) + "\n"
@@ -310,6 +310,6 @@ def _spread(run: str) -> str:
     records = json.loads(path.read_text(encoding="utf-8"))
     values = [record["test_negative_elbo"] for record in records]
     if len(values) < 2:
-        return f"not known; this training was published with one seed (-ELBO {values[0]:.2f})."
+        return f"not known; this training was published with one seed (−ELBO {values[0]:.2f})."
     mean, sd = statistics.mean(values), statistics.stdev(values)
-    return f"-ELBO {mean:.2f} ± {sd:.2f} nats over {len(values)} seeds of this training."
+    return f"−ELBO {mean:.2f} ± {sd:.2f} nats over {len(values)} seeds of this training."

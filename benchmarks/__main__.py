@@ -22,7 +22,8 @@ from tqdm import tqdm
 from benchmarks.contenders import CONTENDERS, NETWORKS
 from benchmarks.jobs import Numbers, in_process
 from benchmarks.ladder import LADDER
-from vaelib.course.results import PUBLISHED, provenance, write_json
+from vaelib.course.results import provenance, write_json
+from vaelib.published import PUBLISHED
 
 
 def in_turns(jobs: list[dict[str, Any]], repeats: int) -> list[dict[str, Any]]:

@@ -153,3 +153,40 @@ def browser():
         browser = playwright.chromium.launch(executable_path=executable, args=[OFFLINE])
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def open_page(browser, tmp_path):
+    """Open figures in a page; the test fails if a script does or if anything is asked for.
+
+    What is opened has its HTML as ``page``. ``theme`` is that of the book, ``script`` runs before
+    all others, ``column`` is the width of the text; other settings are a browser context's.
+    """
+    faults, contexts = [], []
+
+    def go(*figures, theme: str = "", script: str = "", column: str = "none", **settings):
+        file = tmp_path / "page.html"
+        theme = f' data-theme="{theme}"' if theme else ""
+        body = "".join(figure.page for figure in figures)
+        file.write_text(
+            f'<!doctype html><html lang="en"{theme}><head><meta charset="utf-8"><title>t</title>'
+            '<meta name="viewport" content="width=device-width">'
+            f"<style>body {{ max-width: {column} }}</style></head><body>{body}</body></html>",
+            encoding="utf-8",
+        )
+        contexts.append(browser.new_context(**settings))
+        contexts[-1].add_init_script(script)
+        page = contexts[-1].new_page()
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda message: faults.append(message.text))
+        page.on(
+            "request",
+            lambda r: None if r.url.startswith((file.as_uri(), "data:")) else faults.append(r.url),
+        )
+        page.goto(file.as_uri())
+        return page
+
+    yield go
+    for context in contexts:
+        context.close()
+    assert not faults

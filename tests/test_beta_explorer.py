@@ -242,33 +242,10 @@ def test_a_figure_without_models_is_refused():
 
 # What the page does
 
-SHELL = '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>t</title></head><body>'
-
 
 @pytest.fixture
-def visit(browser, tmp_path):
-    """Open figures in a page; the test fails if a script does or if anything is asked for."""
-    faults, contexts = [], []
-
-    def go(*figures: Explorer, javascript: bool = True):
-        file = tmp_path / "page.html"
-        body = "".join(figure.page for figure in figures)
-        file.write_text(f"{SHELL}{body}</body></html>", encoding="utf-8")
-        contexts.append(browser.new_context(java_script_enabled=javascript))
-        page = contexts[-1].new_page()
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("console", lambda message: faults.append(message.text))
-        page.on(
-            "request",
-            lambda r: None if r.url.startswith((file.as_uri(), "data:")) else faults.append(r.url),
-        )
-        page.goto(file.as_uri())
-        return page
-
-    yield go
-    for context in contexts:
-        context.close()
-    assert not faults
+def visit(open_page):
+    return open_page
 
 
 def shown(page, within: str = "figure") -> list[str]:
@@ -322,7 +299,7 @@ def test_a_click_on_a_point_shows_its_model_and_moves_the_slider(visit):
 
 
 def test_without_javascript_all_models_are_shown_and_there_is_no_slider(visit):
-    page = visit(explorer(start=1), javascript=False)
+    page = visit(explorer(start=1), java_script_enabled=False)
     assert shown(page) == SAYS
     assert page.locator("img:visible").count() == 9
     assert not page.locator("input").is_visible()

@@ -212,35 +212,15 @@ def test_what_does_not_fit_is_refused(wrong, case):
 
 # What the page does
 
-SHELL = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>t</title>
-<meta name="viewport" content="width=device-width"><style>body { max-width: 688px }</style></head>
-<body>%s</body></html>"""
-
 
 @pytest.fixture
-def visit(browser, tmp_path):
-    """Open a figure in a page; the test fails if a script does or if anything is asked for."""
-    faults, contexts = [], []
-
-    def go(figure: LiveFigure, *, width: int = 1280, **options):
-        file = tmp_path / "page.html"
-        file.write_text(SHELL % figure.page, encoding="utf-8")
-        size = {"width": width, "height": 900}
-        contexts.append(browser.new_context(viewport=size, **options))
-        page = contexts[-1].new_page()
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("console", lambda message: faults.append(message.text))
-        page.on(
-            "request",
-            lambda r: None if r.url.startswith((file.as_uri(), "data:")) else faults.append(r.url),
+def visit(open_page):
+    def go(figure: LiveFigure, *, width: int = 1280, **settings):
+        return open_page(
+            figure, column="688px", viewport={"width": width, "height": 900}, **settings
         )
-        page.goto(file.as_uri())
-        return page
 
-    yield go
-    for context in contexts:
-        context.close()
-    assert not faults
+    return go
 
 
 ANSWER = """pixels => {

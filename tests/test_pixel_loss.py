@@ -92,35 +92,10 @@ def test_the_page_asks_no_other_host_and_holds_the_numbers_of_the_start():
 
 # What the page does
 
-SHELL = (
-    '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>t</title>'
-    '<meta name="viewport" content="width=device-width"></head><body>'
-)
-
 
 @pytest.fixture
-def visit(browser, tmp_path):
-    """Open the figure in a page; the test fails if a script does or if anything is asked for."""
-    faults, contexts = [], []
-
-    def go(**settings):
-        file = tmp_path / "page.html"
-        file.write_text(f"{SHELL}{figure().page}</body></html>", encoding="utf-8")
-        contexts.append(browser.new_context(**settings))
-        page = contexts[-1].new_page()
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("console", lambda message: faults.append(message.text))
-        page.on(
-            "request",
-            lambda r: None if r.url.startswith((file.as_uri(), "data:")) else faults.append(r.url),
-        )
-        page.goto(file.as_uri())
-        return page
-
-    yield go
-    for context in contexts:
-        context.close()
-    assert not faults
+def visit(open_page):
+    return lambda **settings: open_page(figure(), **settings)
 
 
 def shown(page) -> dict[str, float]:

@@ -217,7 +217,6 @@ def test_what_does_not_fit_is_refused(frames, labels, message):
 
 # What the page does
 
-SHELL = '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>t</title></head><body>'
 # Time that a test moves: requestAnimationFrame and performance.now stand still by themselves.
 CLOCK = """
 let now = 0, waiting = [];
@@ -234,29 +233,13 @@ PLACES = """() => [...document.querySelectorAll(".film text")].flatMap(e => {
 
 
 @pytest.fixture
-def visit(browser, tmp_path):
-    """Open figures in a page; the test fails if a script does or if anything is asked for."""
-    faults, contexts = [], []
-
-    def go(*figures: LiveFigure, width: int = 700, **options):
-        file = tmp_path / "page.html"
-        body = "".join(figure.page for figure in figures)
-        file.write_text(f"{SHELL}{body}</body></html>", encoding="utf-8")
-        contexts.append(browser.new_context(viewport={"width": width, "height": 800}, **options))
-        contexts[-1].add_init_script(CLOCK)
-        page = contexts[-1].new_page()
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("console", lambda message: faults.append(message.text))
-        page.on(
-            "request", lambda r: None if r.url.startswith(file.as_uri()) else faults.append(r.url)
+def visit(open_page):
+    def go(*figures: LiveFigure, width: int = 700, **settings):
+        return open_page(
+            *figures, script=CLOCK, viewport={"width": width, "height": 800}, **settings
         )
-        page.goto(file.as_uri())
-        return page
 
-    yield go
-    for context in contexts:
-        context.close()
-    assert not faults
+    return go
 
 
 def expected(earlier: int, later: int, part: float) -> list[list[float]]:

@@ -76,38 +76,12 @@ def test_name_and_caption_are_used():
 
 # What the page does
 
-SHELL = (
-    '<!doctype html><html lang="en"{theme}><head><meta charset="utf-8"><title>t</title>'
-    '<meta name="viewport" content="width=device-width"></head><body>'
-)
 PHONE = {"width": 390, "height": 844}
 
 
 @pytest.fixture
-def visit(browser, tmp_path):
-    """Open figures in a page; the test fails if a script does or if anything is asked for."""
-    faults, contexts = [], []
-
-    def go(*figures: LiveFigure, theme: str = "", **settings):
-        file = tmp_path / "page.html"
-        body = "".join(each.page for each in figures or [figure()])
-        theme = f' data-theme="{theme}"' if theme else ""
-        file.write_text(f"{SHELL.format(theme=theme)}{body}</body></html>", encoding="utf-8")
-        contexts.append(browser.new_context(**settings))
-        page = contexts[-1].new_page()
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("console", lambda message: faults.append(message.text))
-        page.on(
-            "request",
-            lambda r: None if r.url.startswith((file.as_uri(), "data:")) else faults.append(r.url),
-        )
-        page.goto(file.as_uri())
-        return page
-
-    yield go
-    for context in contexts:
-        context.close()
-    assert not faults
+def visit(open_page):
+    return lambda *figures, **settings: open_page(*(figures or [figure()]), **settings)
 
 
 def number(text: str) -> float:

@@ -36,8 +36,7 @@ def train(*, config: Configuration, out: Path, resume: bool, tensorboard: bool) 
 
 def evaluate(*, run: Path, k: int, images: int, json: bool) -> None:
     """Print the scores of a model, as a table or as JSON."""
-    model, _ = model_of(run)
-    scores = scores_of(model, images_of(run), k=k, n=images)
+    scores = scores_of(model_of(run), images_of(run), k=k, n=images)
     if json:
         print(dumps(scores))
         return
@@ -46,14 +45,9 @@ def evaluate(*, run: Path, k: int, images: int, json: bool) -> None:
         print(f"{name.replace('_', ' '):34} {shown:>12}")
 
 
-def model_of(run: Path) -> tuple[VAE, Path]:
-    """Return a model and the folder of its pictures: that of a run, or here for a pretrained one.
-
-    A folder of the name of a pretrained model goes first.
-    """
-    if is_pretrained(run):
-        return load_pretrained(str(run)), Path()
-    return runs.load(run), run
+def model_of(run: Path) -> VAE:
+    """Return the model of a run, or the pretrained one of this name."""
+    return load_pretrained(str(run)) if is_pretrained(run) else runs.load(run)
 
 
 def images_of(run: Path) -> runs.Images:
@@ -72,7 +66,7 @@ def images_of(run: Path) -> runs.Images:
 
 
 def is_pretrained(run: Path) -> bool:
-    """Return whether this is the name of a pretrained model, and no folder."""
+    """Return whether this is the name of a pretrained model; a folder of that name goes first."""
     return str(run) in PRETRAINED and not run.exists()
 
 
@@ -127,8 +121,8 @@ def scores_of(model: VAE, images: runs.Images, *, k: int = 500, n: int = 1000) -
 
 def generate(*, run: Path, what: str, out: Path | None, n: int, seed: int) -> None:
     """Write a picture, and say where."""
-    model, folder = model_of(run)
-    out = out or folder / f"{what}.png"
+    model = model_of(run)
+    out = out or (Path() if is_pretrained(run) else run) / f"{what}.png"
     plt.switch_backend("agg")
     plotting.use_style()
     if what == "manifold":

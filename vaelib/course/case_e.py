@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
 from vaelib import data
@@ -26,6 +27,7 @@ from vaelib.likelihoods import Bernoulli
 from vaelib.models import VAE
 from vaelib.networks import IMAGE_SHAPE
 from vaelib.objectives import elbo
+from vaelib.sample_quality import entropy
 from vaelib.schedules import Schedule, constant, cosine
 from vaelib.seeding import generator
 
@@ -320,19 +322,12 @@ class Judge:
     """Reads digits by the majority of the 15 nearest training images, pixel by pixel."""
 
     def __init__(self, split: data.Split, *, k: int = 15) -> None:
-        self._images = to_float(split.images).flatten(1)
-        self._labels, self._k = split.labels, k
-        self._squares = self._images.square().sum(1)
+        self._neighbours = KNeighborsClassifier(k)
+        self._neighbours.fit(to_float(split.images).flatten(1).numpy(), split.labels.numpy())
 
     def classes(self, images: Tensor) -> Tensor:
         """Return the digit ``[N]`` that each image ``[N, 1, H, W]`` is nearest to."""
-        found = []
-        for x in images.flatten(1).split(500):
-            # |x - y|^2 up to |x|^2, which is the same for all y
-            distances = torch.addmm(self._squares, x, self._images.T, alpha=-2)
-            nearest = distances.topk(self._k, largest=False).indices
-            found.append(self._labels[nearest].mode(dim=1).values)
-        return torch.cat(found)
+        return torch.from_numpy(self._neighbours.predict(images.flatten(1).numpy()))
 
     def histogram(self, images: Tensor) -> list[int]:
         """Return how many of the images are read as each of the ten digits."""
@@ -346,8 +341,7 @@ def kinds_of(histogram: Sequence[int]) -> int:
 
 def entropy_of(histogram: Sequence[int]) -> float:
     """Return the entropy of the classes in nats: log 10 = 2.30 if they are equally frequent."""
-    share = torch.tensor(histogram, dtype=torch.float64) / sum(histogram)
-    return float(torch.special.entr(share).sum())
+    return float(entropy(torch.tensor(histogram, dtype=torch.float64) / sum(histogram)))
 
 
 PLACES: dict[str, dict[str, Any]] = {

@@ -17,6 +17,7 @@ import io
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -186,6 +187,22 @@ class Canvas:
             self.parts.append(
                 f'<text x="{_n(x)}" y="{_n(base)}" font-size="{size:g}" fill="{colour}" '
                 f'text-anchor="{anchor}"{style}>{_spans(line, size)}</text>'
+            )
+
+    @contextmanager
+    def part(self, name: str, x: float = 0, y: float = 0, *, shown: bool = True) -> Iterator[None]:
+        """Let what is drawn be one part of a live figure, which its script moves from (x, y)."""
+        hidden = "" if shown else ' visibility="hidden"'
+        self.parts.append(f'<g class="{name}" transform="translate({x:.2f} {y:.2f})"{hidden}>')
+        yield
+        self.parts.append("</g>")
+
+    def handle(self, x: float, y: float, *, colour: str) -> None:
+        """Draw the part of a live figure that readers drag: a knob, with room for a finger."""
+        with self.part("handle", x, y):
+            self.parts.append(
+                f'<circle r="20" fill="transparent"/><circle r="7" fill="{colour}" '
+                f'stroke="{PAPER}" stroke-width="{BOLD:g}"/>'
             )
 
     def heading(self, text: str) -> None:

@@ -114,7 +114,7 @@ def train_128d(
     return train_and_measure(vae_128d(seed=seed), *images_of("mnist"), seed=seed, **recipe)
 
 
-def train_gaussian(
+def gaussian_recipe(
     seed: int,
     *,
     scale: float = 1.0,
@@ -122,7 +122,7 @@ def train_gaussian(
     optimal: bool = False,
     warmup: float = 0.0,
 ) -> tuple[VAE, dict[str, Any]]:
-    """Train the model of chapter 2 with a Gaussian of fixed, learned or optimal scale.
+    """Return the model of chapter 2 with a Gaussian, and the arguments of its training.
 
     Parameters
     ----------
@@ -135,20 +135,16 @@ def train_gaussian(
     warmup
         Share of the training, in [0, 1], in which the price of the rate rises from 0 to 1.
     """
-    vae, recipe = gaussian_recipe(
-        seed, scale=scale, learned=learned, optimal=optimal, warmup=warmup
-    )
-    vae, numbers = train_and_measure(vae, *images_of("mnist"), seed=seed, **recipe)
-    return vae, {**numbers, "scale": float(vae.likelihood.log_scale.detach().exp())}
-
-
-def gaussian_recipe(
-    seed: int, *, scale: float, learned: bool, optimal: bool, warmup: float
-) -> tuple[VAE, dict[str, Any]]:
-    """Return the model that :func:`train_gaussian` trains, and how."""
     vae = vae_128d(Gaussian(link="logit", scale=scale, learned=learned), seed=seed)
     recipe = training_128d(epochs=20) | {"beta": linear(0.0, 1.0, over=warmup)}
     return vae, recipe | {"objective": elbo_at_optimal_scale if optimal else None}
+
+
+def train_gaussian(seed: int, **asked: Any) -> tuple[VAE, dict[str, Any]]:
+    """Train the model of chapter 2 with a Gaussian, as :func:`gaussian_recipe` is asked to."""
+    vae, recipe = gaussian_recipe(seed, **asked)
+    vae, numbers = train_and_measure(vae, *images_of("mnist"), seed=seed, **recipe)
+    return vae, {**numbers, "scale": float(vae.likelihood.log_scale.detach().exp())}
 
 
 def choose_scale(
@@ -161,13 +157,12 @@ def choose_scale(
     seed
         Seed of weights, batches and noise.
     candidates
-        Name -> arguments of :func:`train_gaussian`.
+        Name -> arguments of :func:`gaussian_recipe`.
     """
     train, validation, test = parts_of("mnist")
     found, seconds = {}, 0.0
     for name, asked in candidates.items():
-        settings = {"scale": 1.0, "learned": False, "optimal": False, "warmup": 0.0} | asked
-        vae, recipe = gaussian_recipe(seed, **settings)
+        vae, recipe = gaussian_recipe(seed, **asked)
         history = fit(vae, train, seed=seed, evaluate_every=recipe["epochs"], **recipe)
         seconds += history.seconds
         report = evaluate(vae, validation)
@@ -201,12 +196,15 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "fixed, 0.05, warm-up": {"scale": 0.05, "warmup": WARMUP},
     "learned, warm-up": {"scale": 0.1, "learned": True, "warmup": WARMUP},
 }
+"""Ways to come by the scale of a Gaussian, compared over three seeds."""
+
 RIVALS: dict[str, dict[str, Any]] = {
     "learned from 0.1": {"scale": 0.1, "learned": True},
     "learned from 0.03": {"scale": 0.03, "learned": True},
     "optimal, warm-up": {"optimal": True, "warmup": WARMUP},
 }
-"""Ways to come by the scale of a Gaussian, compared on validation images."""
+"""Other ways, tried with one seed."""
+
 RUNS = LongRuns(
     "02_likelihoods",
     [

@@ -9,8 +9,6 @@ VAE pays.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 
 import numpy as np
@@ -23,7 +21,6 @@ from vaelib.course.drawing import (
     INK,
     LINE,
     MODEL,
-    PAPER,
     QUIET,
     SMALL,
     THIN,
@@ -171,14 +168,6 @@ def _table(values: dict[str, float]) -> str:
     )
 
 
-@contextmanager
-def _part(canvas: Canvas, name: str, x: float = 0, y: float = 0) -> Iterator[None]:
-    """Let what is drawn be one part of the figure, which the script moves from (x, y)."""
-    canvas.parts.append(f'<g class="{name}" transform="translate({x:.2f} {y:.2f})">')
-    yield
-    canvas.parts.append("</g>")
-
-
 def _density(frame: Frame) -> Canvas:
     """Draw the density around the prediction; a high peak leaves the picture."""
     canvas = Canvas(
@@ -202,19 +191,15 @@ def _density(frame: Frame) -> Canvas:
     middle, top = VALUE - ERROR, 1 / (SCALE * math.sqrt(2 * math.pi))
     x = (middle + SCALE * np.linspace(-4, 4, 81)).clip(*frame.x_range)
     bell = frame.places(x, top * np.exp(-(((x - middle) / SCALE) ** 2) / 2))
-    with _part(canvas, "bell"):
+    with canvas.part("bell"):
         canvas.area([(bell[0, 0], floor), *bell, (bell[-1, 0], floor)], colour=MODEL)
         canvas.curve(bell, colour=MODEL)
     said = top * math.exp(-((ERROR / SCALE) ** 2) / 2)
-    with _part(canvas, "said", frame.x(VALUE), frame.y(said)):
+    with canvas.part("said", frame.x(VALUE), frame.y(said)):
         canvas.dots([(0, 0)], radius=4.5, opacity=1)
-    with _part(canvas, "prediction", frame.x(middle), floor):
+    with canvas.part("prediction", frame.x(middle), floor):
         canvas.text(0, -12, "$xˆ$", colour=MODEL, halo=True)
-    with _part(canvas, "handle", frame.x(middle), frame.y(top)):
-        canvas.parts.append(
-            f'<circle r="20" fill="transparent"/><circle r="7" fill="{MODEL}" stroke="{PAPER}" '
-            f'stroke-width="{BOLD:g}"/>'
-        )
+    canvas.handle(frame.x(middle), frame.y(top), colour=MODEL)
     return canvas
 
 
@@ -246,19 +231,19 @@ def _costs(frame: Frame, start: dict[str, float]) -> Canvas:
         ("total", INK, BOLD),
     ):
         values = [numbers(e, SCALE)[name] for e in errors]
-        with _part(canvas, f"{name}-curve"):
+        with canvas.part(f"{name}-curve"):
             canvas.curve(frame.places(errors, values), colour=colour, width=width)
     best = start["best"]
-    with _part(canvas, "best", frame.x(best), frame.y(numbers(best, SCALE)["total"])):
+    with canvas.part("best", frame.x(best), frame.y(numbers(best, SCALE)["total"])):
         canvas.circle(0, 0, radius=6)
         canvas.text(0, -18, "best", halo=True)
-    with _part(canvas, "total-label", frame.x(0.46), frame.y(numbers(0.46, SCALE)["total"])):
+    with canvas.part("total-label", frame.x(0.46), frame.y(numbers(0.46, SCALE)["total"])):
         canvas.text(0, -14, "sum", halo=True)
-    with _part(canvas, "now", frame.x(ERROR), frame.y(start["total"])):
+    with canvas.part("now", frame.x(ERROR), frame.y(start["total"])):
         canvas.dots([(0, 0)], radius=4.5, opacity=1)
-    with _part(canvas, "rate-label", frame.x(0.04), frame.y(rate(0.04))):
+    with canvas.part("rate-label", frame.x(0.04), frame.y(rate(0.04))):
         canvas.text(-8, 0, "rate", anchor="end", colour=GUESS, halo=True)
     middle = distortion(0.1, SCALE)
-    with _part(canvas, "distortion-label", frame.x(0.1), frame.y(middle)):
+    with canvas.part("distortion-label", frame.x(0.1), frame.y(middle)):
         canvas.text(0, 14, "distortion", colour=MODEL, halo=True)
     return canvas

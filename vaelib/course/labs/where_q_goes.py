@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 
 import numpy as np
@@ -20,7 +18,6 @@ from vaelib.course.drawing import (
     INK,
     LINE,
     NOISE,
-    PAPER,
     PRIOR,
     QUIET,
     SMALL,
@@ -199,17 +196,6 @@ def _beside(peak: float) -> float:
     return math.copysign(max(1.0, 2.3, key=lambda z: abs(z - abs(peak))), peak)
 
 
-@contextmanager
-def _part(
-    canvas: Canvas, name: str, x: float = 0, y: float = 0, *, shown: bool = True
-) -> Iterator[None]:
-    """Let what is drawn be one part of the figure, which the script moves from (x, y)."""
-    hidden = "" if shown else ' visibility="hidden"'
-    canvas.parts.append(f'<g class="{name}" transform="translate({x:.2f} {y:.2f})"{hidden}>')
-    yield
-    canvas.parts.append("</g>")
-
-
 def _densities(x: float, frame: Frame, peaks: list[tuple[float, float]]) -> Canvas:
     """Draw prior, posterior and q; the picture ends at its upper edge."""
     canvas = Canvas(
@@ -237,22 +223,18 @@ def _densities(x: float, frame: Frame, peaks: list[tuple[float, float]]) -> Canv
     u = np.linspace(-4, 4, 81)
     top = 1 / (SIGMA * math.sqrt(2 * math.pi))
     bell = frame.places(MU + SIGMA * u, top * np.exp(-(u**2) / 2))
-    with _part(canvas, "q"):
+    with canvas.part("q"):
         canvas.area(bell, colour=GUESS)
         canvas.curve(bell, colour=GUESS)
     # The labels of what stands still keep to the side where q is not.
     side = 1 if MU < -one_number.SHIFT else 0
-    with _part(canvas, "prior-label", frame.x(_beside(peaks[side][0])), frame.bottom):
+    with canvas.part("prior-label", frame.x(_beside(peaks[side][0])), frame.bottom):
         canvas.text(0, -26, "$p(z)$", colour=PRIOR, halo=True)
-    with _part(canvas, "posterior-label", frame.x(peaks[side][0]), frame.y(peaks[side][1])):
+    with canvas.part("posterior-label", frame.x(peaks[side][0]), frame.y(peaks[side][1])):
         canvas.text(0, -14, "$p(z | x)$", colour=TRUTH, halo=True)
-    with _part(canvas, "q-label", frame.x(MU) + 32, frame.y(top) - 6):
+    with canvas.part("q-label", frame.x(MU) + 32, frame.y(top) - 6):
         canvas.text(0, 0, "$q(z)$", colour=GUESS, halo=True)
-    with _part(canvas, "handle", frame.x(MU), frame.y(top)):
-        canvas.parts.append(
-            f'<circle r="20" fill="transparent"/><circle r="7" fill="{GUESS}" stroke="{PAPER}" '
-            f'stroke-width="{BOLD:g}"/>'
-        )
+    canvas.handle(frame.x(MU), frame.y(top), colour=GUESS)
     return canvas
 
 
@@ -300,13 +282,13 @@ def _gap(canvas: Canvas, frame: Frame, numbers: dict[str, float]) -> None:
     end = f"V{level:.2f}m-4 0h8"
     if level > frame.bottom:
         end = f"V{frame.bottom - 2:.2f}m-4 -7l4 7l4 -7"
-    with _part(canvas, "gap"):
+    with canvas.part("gap"):
         canvas.parts.append(
             f'<path d="M{GAP_AT - 4} {ceiling:.2f}h8m-4 0{end}" fill="none" stroke="{INK}" '
             f'stroke-width="{LINE:g}"/>'
         )
     middle = (ceiling + min(level, frame.bottom)) / 2
-    with _part(canvas, "kl-label", GAP_AT + 8, max(middle, ceiling + 22)):
+    with canvas.part("kl-label", GAP_AT + 8, max(middle, ceiling + 22)):
         canvas.text(0, -9, "KL", anchor="start")
         canvas.text(0, 9, _nats_text(numbers["kl"]), anchor="start")
 
@@ -316,7 +298,7 @@ def _bar(
 ) -> None:
     """Draw a bar from a level down to the edge, its label, and an arrow if it is below that."""
     left, middle = BARS[name], BARS[name] + BAR_WIDTH / 2
-    with _part(canvas, name, left, level):
+    with canvas.part(name, left, level):
         canvas.parts.append(
             f'<rect width="{BAR_WIDTH}" height="{HEIGHT}" fill="{colour}" fill-opacity="0.15"/>'
         )
@@ -324,8 +306,8 @@ def _bar(
     # The label hangs under its level, or stands on it where it would leave the picture.
     hangs = level + ROOM < frame.bottom
     top = level + 4 if hangs else min(level, frame.bottom - 14) - ROOM
-    with _part(canvas, f"{name}-label", middle, top):
+    with canvas.part(f"{name}-label", middle, top):
         canvas.text(0, 10, label, colour=colour)
         canvas.text(0, 28, _nats_text(value), colour=colour)
-    with _part(canvas, f"{name}-below", middle, frame.bottom, shown=level > frame.bottom):
+    with canvas.part(f"{name}-below", middle, frame.bottom, shown=level > frame.bottom):
         canvas.arrow((0, -14), (0, -1), colour=colour)

@@ -5,21 +5,23 @@ Project E is ``Ashmit110/COMPUTER-VISION``.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import product
 from typing import Any
 
 from torch import nn
 
-from vaelib.course.protocols import images_of, parts_of, train_and_measure
-from vaelib.course.results import provenance
+from vaelib.corruption import RandomBinarization
+from vaelib.course.protocols import images_of, measured, parts_of, train_and_measure
 from vaelib.course.store import LongRun, LongRuns
 from vaelib.evaluation import evaluate
 from vaelib.likelihoods import Bernoulli
 from vaelib.models import VAE
 from vaelib.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 from vaelib.schedules import Schedule, constant, cosine, warmup_cosine
-from vaelib.training import fit
+from vaelib.training import DivergenceError, fit
 
 NETWORKS_IN_2D: dict[tuple[str, int], tuple[dict[str, Any], dict[str, Any]]] = {
     ("mlp", 70_000): ({"hidden": (37, 37, 37)}, {"hidden": (37, 37, 37)}),
@@ -49,8 +51,17 @@ NETWORKS_BEYOND_2D: dict[tuple[str, int], tuple[dict[str, Any], dict[str, Any]]]
 }
 """The same around more than two: wider and less deep, which suits them better."""
 
+OTHER_SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "wide decoder": ({"hidden": (24,)}, {"hidden": (60,)}),
+    "wide encoder": ({"hidden": (60,)}, {"hidden": (24,)}),
+    "deep": ({"hidden": (37, 37, 37)}, {"hidden": (37, 37, 37)}),
+}
+"""Other multilayer perceptrons within 70,000 parameters, around more than two dimensions."""
 
-def comparison_vae(family: str, budget: int, *, latent_dim: int, seed: int = 0) -> VAE:
+
+def comparison_vae(
+    family: str, budget: int, *, latent_dim: int, seed: int = 0, shape: str | None = None
+) -> VAE:
     """Build one of the networks that chapter 3 compares.
 
     Parameters
@@ -61,20 +72,27 @@ def comparison_vae(family: str, budget: int, *, latent_dim: int, seed: int = 0) 
         Number of parameters, roughly: 70,000 or 800,000.
     latent_dim, seed
         As in :class:`vaelib.networks.MLPEncoder`.
+    shape
+        One of :data:`OTHER_SHAPES`, in place of the small perceptron's own.
 
     Raises
     ------
     ValueError
-        If there is no such family or budget.
+        If there is no such family, budget or shape.
     """
     if (family, budget) not in NETWORKS_BEYOND_2D:
         known = ", ".join(f"{f} {b}" for f, b in NETWORKS_BEYOND_2D)
         raise ValueError(
             f"family and budget are {family!r} and {budget!r}; expected one of {known}."
         )
+    if shape is not None and ((family, budget) != ("mlp", 70_000) or shape not in OTHER_SHAPES):
+        known = ", ".join(OTHER_SHAPES)
+        raise ValueError(
+            f"shape is {shape!r} of a {family} of {budget}; expected mlp 70000, {known}."
+        )
     encoder, decoder = {"mlp": (MLPEncoder, MLPDecoder), "conv": (ConvEncoder, ConvDecoder)}[family]
     designs = NETWORKS_IN_2D if latent_dim == 2 else NETWORKS_BEYOND_2D
-    for_encoder, for_decoder = designs[family, budget]
+    for_encoder, for_decoder = designs[family, budget] if shape is None else OTHER_SHAPES[shape]
     common = {"latent_dim": latent_dim, "activation": nn.SiLU, "init": "he", "seed": seed}
     return VAE(
         encoder=encoder(**for_encoder, **common),
@@ -106,41 +124,130 @@ def project_e_vae(*, seed: int = 0) -> VAE:
     )
 
 
-def train_comparison(
-    seed: int, *, family: str, budget: int, latent_dim: int
+RATES = (0.002, 0.004, 0.008, 0.016, 0.032)
+"""The learning rates that every network of the comparison is tried with."""
+
+
+def choose_rate(grid: Mapping[str, float | None]) -> str:
+    """Return the learning rate with the lowest bound on validation images.
+
+    Parameters
+    ----------
+    grid
+        Learning rate, as it is printed -> -ELBO on validation images; None where the training
+        diverged, which counts as worse than any number.
+
+    Raises
+    ------
+    ValueError
+        If every training diverged.
+    """
+    finite = {lr: bound for lr, bound in grid.items() if bound is not None}
+    if not finite:
+        raise ValueError(f"every training diverged, at rates {', '.join(grid)}.")
+    return min(finite, key=finite.__getitem__)
+
+
+def train_over_rates(
+    seed: int,
+    *,
+    name: str,
+    build: Callable[[int], VAE],
+    recipe: Callable[[float], dict[str, Any]],
+    rates: Sequence[float] = RATES,
 ) -> tuple[VAE, dict[str, Any]]:
-    """Train one network of chapter 3 at several learning rates; keep the best on validation."""
+    """Train a network at every rate with seed 0 and keep the best; other seeds take its rate.
+
+    Parameters
+    ----------
+    seed
+        Of the first weights, the batches and the noise.
+    name
+        The long run, whose published seed 0 says which rate was chosen.
+    build, recipe
+        Map a seed to the network, and a learning rate to the arguments of
+        :func:`vaelib.training.fit`.
+    rates
+        What is tried.
+
+    Returns
+    -------
+    tuple
+        The model and its numbers, those of seed 0 with ``"grid"``: rate -> -ELBO on validation
+        images. Test images are looked at once the choice is made.
+
+    Raises
+    ------
+    FileNotFoundError
+        If another seed is asked for before seed 0 is published.
+    """
     train, validation, test = parts_of("mnist")
-    candidates = []
-    # The perceptrons get a third rate, since they are where the second was always the better one.
-    for lr in (8e-3, 16e-3, 32e-3) if family == "mlp" else (8e-3, 16e-3):
-        vae = comparison_vae(family, budget, latent_dim=latent_dim, seed=seed)
-        recipe = comparison_training(lr=lr)
-        vae, numbers = train_and_measure(vae, train, test, seed=seed, **recipe)
-        numbers |= {"lr": lr, "validation_negative_elbo": evaluate(vae, validation).negative_elbo}
-        candidates.append((vae, numbers))
-    return min(candidates, key=lambda candidate: candidate[1]["validation_negative_elbo"])
+    if seed != 0:
+        if 0 not in (published := RUNS.published(name)):
+            raise FileNotFoundError(f"seed 0 of {name!r} chooses the rate and is not published.")
+        rates = (published[0]["lr"],)
+    grid: dict[str, float | None] = {}
+    for lr in rates:
+        vae = build(seed)
+        started = time.process_time()
+        try:
+            history = fit(vae, train, seed=seed, evaluate_every=1000, **recipe(lr))
+        except DivergenceError:
+            grid[f"{lr:g}"] = None
+            continue
+        seconds = time.process_time() - started
+        grid[f"{lr:g}"] = evaluate(vae, validation).negative_elbo
+        if choose_rate(grid) == f"{lr:g}":
+            best = vae, history, {"lr": lr, "processor_seconds": seconds}
+    if seed != 0:
+        choose_rate(grid)  # raises, if this seed alone diverged
+    vae, history, numbers = best
+    numbers |= {"validation_negative_elbo": grid[f"{numbers['lr']:g}"]}
+    if len(grid) > 1:
+        numbers["grid"] = grid
+    return vae, measured(vae, train, test, history) | numbers
 
 
-def try_learning_rates(seed: int) -> tuple[VAE, dict[str, Any]]:
-    """Try three learning rates for each network of chapter 3, for two epochs, on validation."""
-    train, validation, _ = parts_of("mnist")
-    found: dict[str, Any] = {}
-    for (family, budget), latent_dim in product(NETWORKS_BEYOND_2D, (2, 16, 32)):
-        for lr in (4e-3, 8e-3, 16e-3):
-            vae = comparison_vae(family, budget, latent_dim=latent_dim, seed=seed)
-            recipe = comparison_training(lr=lr) | {"epochs": 2}
-            history = fit(vae, train, seed=seed, **recipe)
-            name = f"{family} {budget} {latent_dim} {lr:g}"
-            found[name] = evaluate(vae, validation).negative_elbo
-    return vae, {**found, "provenance": provenance("full", vae.device, history.seconds)}
+def train_comparison(
+    seed: int, *, family: str, budget: int, latent_dim: int, shape: str | None = None
+) -> tuple[VAE, dict[str, Any]]:
+    """Train one network of the comparison at the rate that validation images choose."""
+    return train_over_rates(
+        seed,
+        name=comparison_name(family, budget, latent_dim, shape),
+        build=lambda s: comparison_vae(family, budget, latent_dim=latent_dim, seed=s, shape=shape),
+        recipe=lambda lr: comparison_training(lr=lr),
+    )
+
+
+def comparison_name(family: str, budget: int, latent_dim: int, shape: str | None = None) -> str:
+    """Return the name of the long run of one network of the comparison."""
+    name = f"comparison-{family}-{budget // 1000}k-{latent_dim}d"
+    return name if shape is None else f"{name}-{shape.replace(' ', '-')}"
+
+
+def small_conv_vae(*, seed: int = 0) -> VAE:
+    """Build the small convolutional network with two latent dimensions and a corrupted input."""
+    vae = comparison_vae("conv", 70_000, latent_dim=2, seed=seed)
+    vae.encoder.corruption = RandomBinarization()
+    return vae
+
+
+def small_conv_training() -> dict[str, Any]:
+    """Return the arguments of :func:`vaelib.training.fit` for the small network, trained well."""
+    return {
+        "epochs": 50,
+        "batch_size": 256,
+        "lr": warmup_cosine(12e-3),
+        "weight_decay": 0.01,
+        "precision": "auto",
+    }
 
 
 def train_small_conv(seed: int) -> tuple[VAE, dict[str, Any]]:
     """Train the small convolutional network of chapter 3 with two latent dimensions for longer."""
-    vae = comparison_vae("conv", 70_000, latent_dim=2, seed=seed)
-    recipe = comparison_training() | {"epochs": 30}
-    return train_and_measure(vae, *images_of("mnist"), seed=seed, **recipe)
+    recipe = small_conv_training()
+    return train_and_measure(small_conv_vae(seed=seed), *images_of("mnist"), seed=seed, **recipe)
 
 
 def train_project_e(seed: int, *, lr: Schedule, beta: float = 1.0) -> tuple[VAE, dict[str, Any]]:
@@ -150,82 +257,28 @@ def train_project_e(seed: int, *, lr: Schedule, beta: float = 1.0) -> tuple[VAE,
 
 
 THREE = (0, 1, 2)
+NETWORKS = tuple(product((2, 16, 32), ("mlp", "conv"), (70_000, 800_000)))
+"""Latent dimensions, family and budget of every network of the comparison."""
 RUNS = LongRuns(
     "03_mlp_vs_conv",
     [
-        LongRun(
-            "comparison-mlp-70k-2d",
-            partial(train_comparison, family="mlp", budget=70_000, latent_dim=2),
-            seeds=THREE,
-            title="2-D, mlp, 70k",
+        *(
+            LongRun(
+                comparison_name(family, budget, d),
+                partial(train_comparison, family=family, budget=budget, latent_dim=d),
+                seeds=THREE,
+                title=f"{d}-D, {family}, {budget // 1000}k",
+            )
+            for d, family, budget in NETWORKS
         ),
-        LongRun(
-            "comparison-conv-70k-2d",
-            partial(train_comparison, family="conv", budget=70_000, latent_dim=2),
-            seeds=THREE,
-            title="2-D, conv, 70k",
+        *(
+            LongRun(
+                comparison_name("mlp", 70_000, d, shape),
+                partial(train_comparison, family="mlp", budget=70_000, latent_dim=d, shape=shape),
+                seeds=THREE,
+            )
+            for d, shape in product((16, 32), OTHER_SHAPES)
         ),
-        LongRun(
-            "comparison-mlp-800k-2d",
-            partial(train_comparison, family="mlp", budget=800_000, latent_dim=2),
-            seeds=THREE,
-            title="2-D, mlp, 800k",
-        ),
-        LongRun(
-            "comparison-conv-800k-2d",
-            partial(train_comparison, family="conv", budget=800_000, latent_dim=2),
-            seeds=THREE,
-            title="2-D, conv, 800k",
-        ),
-        LongRun(
-            "comparison-mlp-70k-16d",
-            partial(train_comparison, family="mlp", budget=70_000, latent_dim=16),
-            seeds=THREE,
-            title="16-D, mlp, 70k",
-        ),
-        LongRun(
-            "comparison-conv-70k-16d",
-            partial(train_comparison, family="conv", budget=70_000, latent_dim=16),
-            seeds=THREE,
-            title="16-D, conv, 70k",
-        ),
-        LongRun(
-            "comparison-mlp-800k-16d",
-            partial(train_comparison, family="mlp", budget=800_000, latent_dim=16),
-            seeds=THREE,
-            title="16-D, mlp, 800k",
-        ),
-        LongRun(
-            "comparison-conv-800k-16d",
-            partial(train_comparison, family="conv", budget=800_000, latent_dim=16),
-            seeds=THREE,
-            title="16-D, conv, 800k",
-        ),
-        LongRun(
-            "comparison-mlp-70k-32d",
-            partial(train_comparison, family="mlp", budget=70_000, latent_dim=32),
-            seeds=THREE,
-            title="32-D, mlp, 70k",
-        ),
-        LongRun(
-            "comparison-conv-70k-32d",
-            partial(train_comparison, family="conv", budget=70_000, latent_dim=32),
-            seeds=THREE,
-            title="32-D, conv, 70k",
-        ),
-        LongRun(
-            "comparison-mlp-800k-32d",
-            partial(train_comparison, family="mlp", budget=800_000, latent_dim=32),
-            seeds=THREE,
-            title="32-D, mlp, 800k",
-        ),
-        LongRun(
-            "comparison-conv-800k-32d",
-            partial(train_comparison, family="conv", budget=800_000, latent_dim=32),
-            seeds=THREE,
-            title="32-D, conv, 800k",
-        ),
-        LongRun("comparison-learning-rates", try_learning_rates),
         LongRun(
             "small-conv",
             train_small_conv,

@@ -11,12 +11,15 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from vaelib import data
 from vaelib.corruption import RandomBinarization
 from vaelib.course.protocols import images_of, measured, parts_of, train_and_measure
 from vaelib.course.store import LongRun, LongRuns
-from vaelib.evaluation import evaluate
+from vaelib.data import Dataset, to_float
+from vaelib.evaluation import evaluate, fixed_subset
 from vaelib.likelihoods import Bernoulli
 from vaelib.models import VAE
 from vaelib.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
@@ -205,7 +208,78 @@ def train_over_rates(
     numbers |= {"validation_negative_elbo": grid[f"{numbers['lr']:g}"]}
     if len(grid) > 1:
         numbers["grid"] = grid
-    return vae, measured(vae, train, test, history) | numbers
+    return vae, measured(vae, train, test, history) | numbers | what_codes_know(vae)
+
+
+def what_codes_know(vae: VAE, source: Dataset | None = None) -> dict[str, Any]:
+    """Measure how the codes of test images lie to one another, and what a shift does to them.
+
+    Parameters
+    ----------
+    vae
+        The trained model.
+    source
+        The data; MNIST if not given.
+
+    Returns
+    -------
+    dict
+        ``"test_separation"``, and for test images that are moved to the right by 0, 1, 2 and 3
+        pixels: ``"right_when_moved"``, the share that neighbours classify correctly, and
+        ``"negative_elbo_when_moved"``.
+    """
+    source = source or data.load("mnist")
+    images, labels = to_float(source.test.images), source.test.labels
+    known = vae.embed(fixed_subset(to_float(source.train_part.images), 10_000))
+    of_known = fixed_subset(source.train_part.labels, 10_000)
+    right, bound = [], []
+    for pixels in MOVES:
+        moved = move_right(images, pixels)
+        guess = classes_of_neighbours(vae.embed(moved), known, of_known)
+        right.append(float((guess == labels).float().mean()))
+        bound.append(evaluate(vae, moved).negative_elbo)
+    return {
+        "test_separation": separation(vae.embed(images), labels),
+        "right_when_moved": right,
+        "negative_elbo_when_moved": bound,
+    }
+
+
+MOVES = (0, 1, 2, 3)
+"""By how many pixels test images are moved."""
+
+
+def move_right(images: Tensor, pixels: int) -> Tensor:
+    """Move images ``[N, 1, H, W]`` to the right; what comes in from the left is black."""
+    return nn.functional.pad(images, (pixels, -pixels))
+
+
+def classes_of_neighbours(
+    codes: Tensor, known: Tensor, labels: Tensor, *, neighbours: int = 15
+) -> Tensor:
+    """Classify codes ``[N, D]`` by a vote of the nearest known codes ``[M, D]``."""
+    votes = [
+        labels[torch.cdist(part, known).topk(neighbours, largest=False).indices]
+        for part in codes.split(1000)
+    ]
+    return torch.cat(votes).mode(1).values
+
+
+def separation(codes: Tensor, labels: Tensor) -> float:
+    """Return the variance of codes between classes over that within classes.
+
+    Parameters
+    ----------
+    codes
+        ``[N, D]``; both variances are sums over the D dimensions.
+    labels
+        Classes ``[N]``.
+    """
+    _, labels = labels.unique(return_inverse=True)
+    centres = torch.stack([codes[labels == k].mean(0) for k in range(int(labels.max()) + 1)])
+    within = (codes - centres[labels]).square().sum(1).mean()
+    between = (centres[labels] - codes.mean(0)).square().sum(1).mean()
+    return float(between / within)
 
 
 def train_comparison(
@@ -267,6 +341,7 @@ RUNS = LongRuns(
                 comparison_name(family, budget, d),
                 partial(train_comparison, family=family, budget=budget, latent_dim=d),
                 seeds=THREE,
+                keeps_weights=(d, budget) == (16, 70_000),
                 title=f"{d}-D, {family}, {budget // 1000}k",
             )
             for d, family, budget in NETWORKS

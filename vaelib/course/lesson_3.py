@@ -224,9 +224,9 @@ def what_codes_know(vae: VAE, source: Dataset | None = None) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``"test_separation"``, and for 5,000 test images that are moved to the right by 0, 1, 2 and 3
-        pixels: ``"right_when_moved"``, the share that neighbours classify correctly, and
-        ``"negative_elbo_when_moved"``.
+        On 5,000 test images: ``"test_separation"``, and with the images moved to the right by each
+        number of :data:`MOVES`, ``"right_when_moved"``, the share that neighbours classify
+        correctly, and ``"negative_elbo_when_moved"``.
     """
     source = source or data.load("mnist")
     images, labels = (fixed_subset(part, 5000) for part in (source.test.images, source.test.labels))

@@ -110,7 +110,7 @@ def comparison_training(profile: str = "full", *, lr: float = 8e-3) -> dict[str,
     full = profile == "full"
     return {
         "epochs": 8 if full else 16,
-        "batch_size": 128 if full else 64,
+        "batch_size": 512 if full else 64,
         "lr": warmup_cosine(lr),
         "weight_decay": 0.01,
         "precision": "auto" if full else "float32",

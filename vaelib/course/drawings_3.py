@@ -49,8 +49,8 @@ def _fully_connected() -> Canvas:
         HALF,
         232,
         "A fully connected layer from seven inputs to seven outputs.",
-        "Lines lead from each of seven dots below to each of seven dots above, 49 in all. The seven "
-        "lines into one output stand out.",
+        "Lines lead from each of seven dots below to each of seven dots above, 49 in all. The "
+        "seven lines into one output stand out.",
     )
     canvas.heading("fully connected: 49 weights")
     for i in range(7):
@@ -402,7 +402,7 @@ def _bars(heading: str, group: Mapping[str, VAE]) -> Canvas:
         for name, by_place in counts.items()
     )
     canvas = Canvas(
-        HALF, 46 + 128 * len(counts), f"Parameters of networks: {heading}.", ". ".join(said) + "."
+        HALF, 24 + 128 * len(counts), f"Parameters of networks: {heading}.", ". ".join(said) + "."
     )
     canvas.heading(heading)
     most = max(sum(by_place.values()) for by_place in counts.values())

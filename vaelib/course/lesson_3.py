@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vaelib import data
 from vaelib.corruption import RandomBinarization
+from vaelib.course import lesson_1
 from vaelib.course.protocols import images_of, measured, parts_of, train_and_measure
 from vaelib.course.store import LongRun, LongRuns
 from vaelib.data import Dataset, to_float
@@ -325,6 +326,19 @@ def train_small_conv(seed: int) -> tuple[VAE, dict[str, Any]]:
     return train_and_measure(small_conv_vae(seed=seed), *images_of("mnist"), seed=seed, **recipe)
 
 
+def large_conv_vae(*, seed: int = 0) -> VAE:
+    """Build the large convolutional network with two latent dimensions and a corrupted input."""
+    vae = comparison_vae("conv", 800_000, latent_dim=2, seed=seed)
+    vae.encoder.corruption = RandomBinarization()
+    return vae
+
+
+def train_in_plane(seed: int, *, build: Callable[..., VAE]) -> tuple[VAE, dict[str, Any]]:
+    """Train a large network with two latent dimensions by the live recipe of lesson 1."""
+    recipe = lesson_1.live_training()
+    return train_and_measure(build(seed=seed), *images_of("mnist"), seed=seed, **recipe)
+
+
 def train_project_e(seed: int, *, lr: Schedule, beta: float = 1.0) -> tuple[VAE, dict[str, Any]]:
     """Train project E's multilayer perceptron: batches of 100, 30 epochs."""
     recipe = {"epochs": 30, "batch_size": 100, "lr": lr, "beta": beta, "precision": "auto"}
@@ -361,6 +375,12 @@ RUNS = LongRuns(
             keeps_weights=True,
             title="2-D, conv, 70k, 30 epochs",
         ),
+        LongRun(
+            "plane-mlp-600k",
+            partial(train_in_plane, build=lesson_1.two_dimensional_vae),
+            seeds=THREE,
+        ),
+        LongRun("plane-conv-800k", partial(train_in_plane, build=large_conv_vae), seeds=THREE),
         LongRun(
             "project-e-cosine-2e-3",
             partial(train_project_e, lr=cosine(2e-3)),

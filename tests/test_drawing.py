@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import integrate, optimize
 from scipy.stats import norm
 
-from vaelib.course import drawings_1, one_number
+from vaelib.course import drawings_1, drawings_3, lesson_3, one_number
 from vaelib.course.drawing import (
     BLUE,
     GAP,
@@ -318,6 +318,16 @@ DRAWINGS = {
     "averaging_and_aiming": drawings_1.averaging_and_aiming,
     "reparameterisation": drawings_1.reparameterisation,
     "elbo_gap": drawings_1.elbo_gap,
+    "own_weights_or_shared": drawings_3.own_weights_or_shared,
+    "what_a_stride_does": drawings_3.what_a_stride_does,
+    "receptive_field": lambda: drawings_3.receptive_field(torch.eye(28)),
+    "transposed_convolution": drawings_3.transposed_convolution,
+    "where_parameters_sit": lambda: drawings_3.where_parameters_sit(
+        {
+            "small": {f: lesson_3.comparison_vae(f, 70_000, latent_dim=2) for f in ("mlp", "conv")},
+            "large": {"conv": lesson_3.comparison_vae("conv", 800_000, latent_dim=2)},
+        }
+    ),
 }
 
 

@@ -300,6 +300,8 @@ def test_every_published_file_belongs_to_a_run_and_none_is_missing():
 KEPT = {
     "two-dimensional-vae": lesson_1.two_dimensional_vae,
     "small-conv": partial(lesson_3.comparison_vae, "conv", 70_000, latent_dim=2),
+    "comparison-mlp-70k-16d": partial(lesson_3.comparison_vae, "mlp", 70_000, latent_dim=16),
+    "comparison-conv-70k-16d": partial(lesson_3.comparison_vae, "conv", 70_000, latent_dim=16),
     **dict.fromkeys(("project-c-0", "project-c-12", "project-c-200"), lesson_4.project_c_vae),
     **dict.fromkeys(("tutorial-conv", "tutorial-conv-triplets"), lesson_5.project_a_vae),
     **dict.fromkeys(

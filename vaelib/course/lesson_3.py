@@ -91,9 +91,7 @@ def comparison_vae(
         )
     if shape is not None and ((family, budget) != ("mlp", 70_000) or shape not in OTHER_SHAPES):
         known = ", ".join(OTHER_SHAPES)
-        raise ValueError(
-            f"shape is {shape!r} of a {family} of {budget}; expected mlp 70000, {known}."
-        )
+        raise ValueError(f"shape is {shape!r}; expected, of an mlp of 70000, one of {known}.")
     encoder, decoder = {"mlp": (MLPEncoder, MLPDecoder), "conv": (ConvEncoder, ConvDecoder)}[family]
     designs = NETWORKS_IN_2D if latent_dim == 2 else NETWORKS_BEYOND_2D
     for_encoder, for_decoder = designs[family, budget] if shape is None else OTHER_SHAPES[shape]
@@ -110,8 +108,8 @@ def comparison_training(profile: str = "full", *, lr: float = 8e-3) -> dict[str,
     """Return the arguments of :func:`vaelib.training.fit` for the networks of chapter 3."""
     full = profile == "full"
     return {
-        "epochs": 8 if full else 16,
-        "batch_size": 512 if full else 64,
+        "epochs": 4 if full else 16,
+        "batch_size": 128 if full else 64,
         "lr": warmup_cosine(lr),
         "weight_decay": 0.01,
         "precision": "auto" if full else "float32",

@@ -370,8 +370,9 @@ RUNS = LongRuns(
         LongRun(
             "small-conv",
             train_small_conv,
+            seeds=THREE,
             keeps_weights=True,
-            title="2-D, conv, 70k, 30 epochs",
+            title="2-D, conv, 70k, 50 epochs",
         ),
         LongRun(
             "plane-mlp-600k",

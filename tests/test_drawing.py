@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import integrate, optimize
 from scipy.stats import norm
 
-from vaelib.course import drawings_1, drawings_2, one_number
+from vaelib.course import drawings_1, drawings_2, drawings_3, lesson_3, one_number
 from vaelib.course.drawing import (
     BLUE,
     GAP,
@@ -324,6 +324,16 @@ DRAWINGS = {
     "reductions": lambda: drawings_2.reductions(32.2, (20, 128, 32)),
     "budget": lambda: drawings_2.budget(
         {"a mean": 0.07, "a length": 7.2, "a sum": 160.0}, naming=2.3, typical=25.0
+    ),
+    "own_weights_or_shared": drawings_3.own_weights_or_shared,
+    "what_a_stride_does": drawings_3.what_a_stride_does,
+    "receptive_field": lambda: drawings_3.receptive_field(torch.eye(28)),
+    "transposed_convolution": drawings_3.transposed_convolution,
+    "where_parameters_sit": lambda: drawings_3.where_parameters_sit(
+        {
+            "small": {f: lesson_3.comparison_vae(f, 70_000, latent_dim=2) for f in ("mlp", "conv")},
+            "large": {"conv": lesson_3.comparison_vae("conv", 800_000, latent_dim=2)},
+        }
     ),
 }
 

@@ -23,7 +23,7 @@ from vaelib.seeding import generator
 BLACK = torch.zeros(2, 1, 28, 28)
 AS_THE_LESSONS_BUILD_IT = {
     "2d-mlp": lesson_1.two_dimensional_vae,
-    "2d-conv": lambda: lesson_3.comparison_vae("conv", 70_000, latent_dim=2),
+    "2d-conv": lesson_3.small_conv_vae,
     "16d-conv": lambda: lesson_3.comparison_vae("conv", 800_000, latent_dim=16),
     "2d-triplets": lambda: lesson_5.conv_to_mlp_vae(latent_dim=2),
     "m1-mnist": lesson_6.m1_vae,

@@ -319,7 +319,9 @@ def test_weights_that_are_too_large_are_halved(tmp_path):
 KEPT = {
     "two-dimensional-vae": lesson_1.two_dimensional_vae,
     "small-conv": partial(lesson_3.comparison_vae, "conv", 70_000, latent_dim=2),
-    "comparison-conv-800k-16d": partial(lesson_3.comparison_vae, "conv", 800_000, latent_dim=16),
+    "comparison-mlp-70k-16d": partial(lesson_3.comparison_vae, "mlp", 70_000, latent_dim=16),
+    "comparison-conv-70k-16d": partial(lesson_3.comparison_vae, "conv", 70_000, latent_dim=16),
+    "longer-conv-800k-16d": partial(lesson_3.comparison_vae, "conv", 800_000, latent_dim=16),
     **dict.fromkeys(("project-c-0", "project-c-12", "project-c-200"), lesson_4.project_c_vae),
     **dict.fromkeys(("tutorial-conv", "tutorial-conv-triplets"), lesson_5.project_a_vae),
     "2d-easy-positive-100": partial(lesson_5.conv_to_mlp_vae, latent_dim=2),

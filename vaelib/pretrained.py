@@ -107,14 +107,15 @@ PRETRAINED = {
             decoder_channels=(8, 16),
             activation="silu",
             init="he",
+            corrupt="binarize",
             scale="capped",
         ),
-        training="60,000 training images, 30 epochs.",
+        training="60,000 training images, 50 epochs; the encoder sees them binarised at random.",
         use="A plane of digits where a file has to be small.",
     ),
     "16d-conv": Pretrained(
         title="16-D, convolutions, 800,000 parameters",
-        run="03_mlp_vs_conv/comparison-conv-800k-16d",
+        run="03_mlp_vs_conv/longer-conv-800k-16d",
         network=Configuration(
             network="conv",
             encoder_channels=(8, 16),
@@ -127,7 +128,7 @@ PRETRAINED = {
             init="he",
             scale="capped",
         ),
-        training="50,000 training images, 8 epochs.",
+        training="50,000 training images, 20 epochs.",
         use="Codes, reconstructions and samples of digits where a plane is too narrow.",
     ),
     "2d-triplets": Pretrained(

@@ -19,7 +19,7 @@ from vaelib.evaluation import (
 )
 from vaelib.models import VAE
 from vaelib.networks import count_parameters
-from vaelib.training import fit
+from vaelib.training import History, fit
 
 
 def train_and_measure(
@@ -27,8 +27,13 @@ def train_and_measure(
 ) -> tuple[VAE, dict[str, Any]]:
     """Train a model by :func:`vaelib.training.fit` and return it with its numbers."""
     history = fit(vae, train, evaluate_every=training["epochs"], seed=seed, **training)
+    return vae, measured(vae, train, test, history)
+
+
+def measured(vae: VAE, train: Tensor, test: Tensor, history: History) -> dict[str, Any]:
+    """Return the numbers of a trained model, with what its training says of time and place."""
     on_train, on_test = evaluate(vae, train), evaluate(vae, test)
-    return vae, {
+    return {
         "test_negative_elbo": on_test.negative_elbo,
         "test_distortion": on_test.distortion,
         "test_rate": on_test.rate,

@@ -80,7 +80,7 @@ def show_images(
     ax.imshow(tiled.reshape(rows * height, columns * width).numpy(), cmap="gray", vmin=0, vmax=1)
     ax.set_xticks([])
     ax.set_yticks([(row + 0.5) * height for row in range(len(row_labels))], row_labels)
-    ax.tick_params(length=0, colors=GREY)
+    ax.tick_params(length=0, colors=GREY, labelsize=13)  # to be read on a phone, too
     for text in (ax.title, ax.xaxis.label, ax.yaxis.label):
         text.set_color(GREY)
     ax.spines[:].set_visible(False)

@@ -429,12 +429,7 @@ RUNS = LongRuns(
             partial(train_in_plane, build=lesson_1.two_dimensional_vae),
             seeds=THREE,
         ),
-        LongRun(
-            "plane-conv-800k",
-            partial(train_in_plane, build=large_conv_vae),
-            seeds=THREE,
-            title="2-D, conv, 800k, 20 epochs",
-        ),
+        LongRun("plane-conv-800k", partial(train_in_plane, build=large_conv_vae), seeds=THREE),
         LongRun(
             "project-e-cosine-2e-3",
             partial(train_project_e, lr=cosine(2e-3)),

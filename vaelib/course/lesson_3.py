@@ -384,6 +384,7 @@ def train_project_e(seed: int, *, lr: Schedule, beta: float = 1.0) -> tuple[VAE,
 
 
 THREE = (0, 1, 2)
+LARGE_CONV = ("conv", 800_000)
 NETWORKS = tuple(product((2, 16, 32), ("mlp", "conv"), (70_000, 800_000)))
 """Latent dimensions, family and budget of every network of the comparison."""
 RUNS = LongRuns(
@@ -412,8 +413,8 @@ RUNS = LongRuns(
                 f"longer-{family}-{budget // 1000}k-16d",
                 partial(train_longer, family=family, budget=budget),
                 seeds=THREE,
-                keeps_weights=(family, budget) == ("conv", 800_000),
-                title=f"16-D, {family}, {budget // 1000}k, 20 epochs",
+                keeps_weights=(family, budget) == LARGE_CONV,
+                title="16-D, conv, 800k, 20 epochs" if (family, budget) == LARGE_CONV else None,
             )
             for family, budget in product(("mlp", "conv"), (70_000, 800_000))
         ),

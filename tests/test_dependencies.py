@@ -76,7 +76,7 @@ def test_an_edit_to_triplets_concerns_the_chapters_that_use_them():
         code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
         if "vaelib.triplet" in modules_of(code, CHECKOUT.root):
             concerned.add(chapter.stem)
-    # Others compare with a run of lesson 5, 6 shows a measure of classes, 7 scores all models, and
-    # case file D runs the command, which can train on triplets.
-    others = {"03_mlp_vs_conv", "case_a_triplet_thesis", "case_d_reconstruction"}
+    # Case file A compares with runs of lesson 5, 6 shows a measure of classes, 7 scores all models,
+    # and case file D runs the command, which can train on triplets.
+    others = {"case_a_triplet_thesis", "case_d_reconstruction"}
     assert concerned == others | {"05_triplet_latents", "06_m1_semi_supervised", "07_scoring"}

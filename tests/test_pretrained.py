@@ -190,7 +190,7 @@ def test_a_folder_goes_before_a_name(tmp_path, monkeypatch):
 # What the book says of them
 
 
-@pytest.mark.parametrize("chapter", ["01", "05", "06", "07"])
+@pytest.mark.parametrize("chapter", ["01", "03", "05", "06", "07"])
 def test_a_lesson_offers_to_load_what_it_trains(chapter):
     (path,) = CHECKOUT.notebooks.glob(f"{chapter}_*.ipynb")
     text = "\n".join(

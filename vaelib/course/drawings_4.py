@@ -115,7 +115,7 @@ def two_tangents() -> Drawing:
         right.text(place[0] + 12, place[1] - 12, label, bold=True)
     right.text(frame.x(5.9), frame.y(3.9), "slope $−β_1$", size=SMALL, colour=GREEN)
     right.text(
-        frame.x(3.2), frame.y(0.7), "slope $−β_2$", size=SMALL, colour=PURPLE, anchor="start"
+        frame.x(0.4), frame.y(1.1), "slope $−β_2$", size=SMALL, colour=PURPLE, anchor="start"
     )
     right.text(
         frame.x(2.8), frame.y(6.4), "price paid\nbetween 1 and 2", size=SMALL, anchor="start"
@@ -225,7 +225,7 @@ def _hang(canvas: Canvas, frame: Frame, prices: Sequence[float], directions: Ten
 def codes_beside_the_prior(*, seed: int = 0) -> Drawing:
     """Draw posteriors over the prior, for a price of zero, of one, and above the threshold."""
     rng = np.random.default_rng(seed)
-    angle, radius = rng.uniform(0, 2 * math.pi, 26), 1.7 + 1.0 * rng.random(26)
+    angle, radius = rng.uniform(0, 2 * math.pi, 26), 2.0 + 0.8 * rng.random(26)
     scattered = np.stack([radius * np.cos(angle), 0.9 * radius * np.sin(angle)], 1)
     packed = rng.normal(0, 0.93, (26, 2))
     panels = (

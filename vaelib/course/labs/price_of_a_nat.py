@@ -71,8 +71,8 @@ the prior cover the most test images? Choose it above.</p><button type="button">
 
 ROWS = {
     "originals": "test images",
-    "prior": "samples from the prior",
     "reconstructions": "their reconstructions",
+    "prior": "samples from the prior",
     "mixture": "samples from the mixture",
 }
 
@@ -346,13 +346,21 @@ def _quality(run: Mapping[str, Any], frame: Frame, start: int) -> Canvas:
         )
     canvas.text(frame.right, frame.bottom + 30, "price $β$", size=SMALL, anchor="end")
     with canvas.part("answer"):
-        for key, colour, below in (("mixture", GUESS, -13), ("prior", MODEL, 15)):
+        for key, colour in (("mixture", GUESS), ("prior", MODEL)):
             shares = run[f"{key}_coverage"]
             places = frame.places(range(len(betas)), shares)
             canvas.curve(places, colour=colour)
             canvas.dots(places, radius=3, colour=colour, opacity=1)
-            label = frame.x(0.7), frame.y(sum(shares[:3]) / 3) + below
-            canvas.text(*label, f"from the {key}", size=SMALL, colour=colour, halo=True)
+            below = frame.y(sum(shares[:3]) / 3) + 15
+            canvas.text(
+                frame.x(0.2),
+                below,
+                f"from the {key}",
+                size=SMALL,
+                colour=colour,
+                anchor="start",
+                halo=True,
+            )
     with canvas.part("now-line", frame.x(start), 0):
         canvas.line((0, frame.top), (0, frame.bottom), width=THIN, dashed=True)
     with canvas.part("question", shown=False):

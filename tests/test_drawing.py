@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import integrate, optimize
 from scipy.stats import norm
 
-from vaelib.course import drawings_1, drawings_2, drawings_3, lesson_3, one_number
+from vaelib.course import drawings_1, drawings_2, drawings_3, drawings_4, lesson_3, one_number
 from vaelib.course.drawing import (
     BLUE,
     GAP,
@@ -311,6 +311,7 @@ def test_letters_can_be_read_on_the_page_in_every_colour(side, page):
 # The drawings of lessons 1 and 2
 
 DIGIT = torch.linspace(0, 1, 28 * 28).view(28, 28)
+SWEEP = {"beta": [0.0, 0.1, 8.0], "test_rate": [99.0, 45.0, 5.0], "thresholds": [32.2, 7.0]}
 DRAWINGS = {
     "graphical_model": drawings_1.graphical_model,
     "encoder_code_decoder": lambda: drawings_1.encoder_code_decoder(DIGIT, 1 - DIGIT),
@@ -335,6 +336,11 @@ DRAWINGS = {
             "large": {"conv": lesson_3.comparison_vae("conv", 800_000, latent_dim=2)},
         }
     ),
+    "two_tangents": drawings_4.two_tangents,
+    "goods": lambda: drawings_4.goods((32.2, 22.9, 21.0), torch.stack(3 * [DIGIT])),
+    "codes_beside_the_prior": drawings_4.codes_beside_the_prior,
+    "predicted_and_trained": lambda: drawings_4.predicted_and_trained({"Bernoulli": [SWEEP]}),
+    "remedies": drawings_4.remedies,
 }
 
 

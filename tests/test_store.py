@@ -322,6 +322,7 @@ KEPT = {
     "comparison-mlp-70k-16d": partial(lesson_3.comparison_vae, "mlp", 70_000, latent_dim=16),
     "comparison-conv-70k-16d": partial(lesson_3.comparison_vae, "conv", 70_000, latent_dim=16),
     "longer-conv-800k-16d": partial(lesson_3.comparison_vae, "conv", 800_000, latent_dim=16),
+    "prices-bernoulli": lambda seed: lesson_4.Pictures(),
     **dict.fromkeys(("project-c-0", "project-c-12", "project-c-200"), lesson_4.project_c_vae),
     **dict.fromkeys(("tutorial-conv", "tutorial-conv-triplets"), lesson_5.project_a_vae),
     "2d-easy-positive-100": partial(lesson_5.conv_to_mlp_vae, latent_dim=2),
@@ -343,5 +344,5 @@ def test_the_published_weights_fit_the_networks_of_their_runs():
         vae, weights = build(seed=9), keeping[name].weights(name)
         vae.load_state_dict(weights, strict=True)
         for key, value in vae.state_dict().items():
-            assert torch.equal(value, weights[key].float()), (name, key)
+            assert torch.equal(value, weights[key].to(value.dtype)), (name, key)
         assert vae.state_dict().keys() == weights.keys()

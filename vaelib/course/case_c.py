@@ -305,6 +305,7 @@ def conditional_elbo(
 
 CONDITIONAL = {
     "cut, 28": (joined_by_numpy, 28.0),
+    "cut, 8": (joined_by_numpy, 8.0),
     "cut, 0": (joined_by_numpy, 0.0),
     "whole, 28": (joined, 28.0),
     "whole, 8": (joined, 8.0),

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import integrate, optimize
 from scipy.stats import norm
 
-from vaelib.course import drawings_1, drawings_2, one_number
+from vaelib.course import drawings_1, drawings_2, drawings_5, one_number
 from vaelib.course.drawing import (
     BLUE,
     GAP,
@@ -325,6 +325,11 @@ DRAWINGS = {
     "budget": lambda: drawings_2.budget(
         {"a mean": 0.07, "a length": 7.2, "a sum": 160.0}, naming=2.3, typical=25.0
     ),
+    "one_triplet": drawings_5.one_triplet,
+    "four_rules": drawings_5.four_rules,
+    "shrunken_vae": lambda: drawings_5.shrunken_vae(0.73),
+    "cake": drawings_5.cake,
+    "two_pulls": lambda: drawings_5.two_pulls(1.41, 1.0),
 }
 
 

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from vaelib.course.drawing import (
     BLUE,
-    BOLD,
     FAINT,
     GREEN,
     GUESS,
@@ -225,8 +224,8 @@ def shrunken_vae(scale: float) -> Drawing:
     wide.text(302, y - 36, "$cμ, cσ$", size=SMALL)
     wide.text(512, y - 32, "$z/c$", size=SMALL)
     _clouds(wide, 352, 152, scale)
-    wide.text(352 - 110, 152, "size 1", size=SMALL, colour=QUIET, anchor="end")
-    wide.text(352 + 110, 152, f"size {scale:.2f}", size=SMALL, anchor="start")
+    wide.text(352 - 48, 152, "size 1", size=SMALL, colour=QUIET, anchor="end")
+    wide.text(352 + 48, 152, f"size {scale:.2f}", size=SMALL, anchor="start")
 
     narrow = Canvas(HALF, 372, *about)
     x = 112
@@ -278,7 +277,9 @@ def cake(*, seed: int = 0) -> Drawing:
     d = torch.cdist(z, z)
     same = (sector[:, None] == sector) & ~torch.eye(len(z), dtype=torch.bool)
     far = d.where(same, torch.zeros(())).max(1)
-    anchor = int((far.values - d.where(sector[:, None] != sector, 99.0).amin(1)).argmax())
+    # An anchor whose neighbours can be told apart in a picture: not in the crowded middle.
+    gaps = far.values - d.where(sector[:, None] != sector, 99.0).amin(1)
+    anchor = int(gaps.where((z.norm(dim=1) - 1.2).abs() < 0.3, 0.0).argmax())
     negative = int(d[anchor].where(sector != sector[anchor], 99.0).argmin())
     near = int(d[anchor].where(same[anchor], 99.0).argmin())
     panels = []
@@ -372,13 +373,13 @@ def two_pulls(gap: float, weight: float) -> Drawing:
         canvas.text(
             frame.x(0.06), frame.y(2.0) - 14, "the rate, outwards", anchor="start", colour=GUESS
         )
-        y = frame.y(weight * gap * 0.1) - 30
+        y = frame.y(0.9 if width == HALF else 0.6)
         canvas.text(frame.x(0.04), y, "the triplets,\ninwards", anchor="start", colour=ORANGE)
         panels.append(canvas)
     return drawing(
         panels[1],
         narrow=[panels[0]],
         caption="The pull of project A's triplets on the scale (orange, $γg c$) and that of the "
-        "rate (blue, $D(1 - c²)$). Where they meet the cloud is at rest. Nothing in this drawing "
+        "rate (blue, $D(1 − c²)$). Where they meet the cloud is at rest. Nothing in this drawing "
         "was measured on a model with triplets.",
     )

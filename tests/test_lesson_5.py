@@ -194,8 +194,8 @@ def test_a_trial_measures_every_weight_on_validation_images(tiny_recipe):
     assert model is None
     json.dumps(found, allow_nan=False)
     assert found["weights"] == [0.0, *lesson_5.WEIGHTS]
-    for key in ("validation_negative_elbo", "validation_knn_accuracy"):
-        assert len(set(found[key])) > 3  # different models
+    for quantity in ("negative_elbo", "knn_accuracy", "root_mean_square_z", "triplet_loss"):
+        assert len(set(found[f"validation_{quantity}"])) > 3  # different models
     again = lesson_5.try_weights(0, rule="easy-positive")[1]
     assert again["validation_negative_elbo"] == found["validation_negative_elbo"]
 

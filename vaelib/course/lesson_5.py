@@ -288,8 +288,8 @@ def try_weights(seed: int, *, rule: str) -> tuple[None, dict[str, Any]]:
     train, validation = source.train_part, source.validation
     x, y = to_float(train.images), to_float(validation.images)
     found: dict[str, Any] = {"weights": [0.0, *WEIGHTS], "seconds": 0.0}
-    keys = ("validation_negative_elbo", "validation_knn_accuracy")
-    found |= {key: [] for key in keys}
+    quantities = ("negative_elbo", "knn_accuracy", "root_mean_square_z", "triplet_loss")
+    found |= {f"validation_{quantity}": [] for quantity in quantities}
     for weight in found["weights"]:
         vae = two_dimensional_vae(seed=seed)
         recipe = corrupted_training(epochs=EPOCHS_OF_A_TRIAL)
@@ -299,9 +299,14 @@ def try_weights(seed: int, *, rule: str) -> tuple[None, dict[str, Any]]:
             recipe |= {"labels": train.labels, "objective": objective}
         found["seconds"] += fit(vae, x, **recipe).seconds
         mu, voters = posterior_of(vae, y).mu, posterior_of(vae, x).mu
-        accuracy = knn_accuracy(voters, train.labels, mu, validation.labels)
-        for key, value in zip(keys, (evaluate(vae, y).negative_elbo, accuracy), strict=True):
-            found[key].append(value)
+        values = (
+            evaluate(vae, y).negative_elbo,
+            knn_accuracy(voters, train.labels, mu, validation.labels),
+            root_mean_square(codes(vae, y)),
+            mean_triplet_loss(mu, validation.labels),  # batch-hard, whatever was trained
+        )
+        for quantity, value in zip(quantities, values, strict=True):
+            found[f"validation_{quantity}"].append(value)
     return None, {**found, "provenance": provenance("full", vae.device, found["seconds"])}
 
 

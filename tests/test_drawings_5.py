@@ -66,7 +66,7 @@ def test_at_rest_the_sum_of_rate_and_triplets_is_least(gap, weight, dims):
     def cost(c):
         return weight * gap * c + dims * (0.5 * (c**2 - 1) - math.log(c))
 
-    best = optimize.minimize_scalar(cost, (0.01, 0.5, 1.5), tol=1e-10).x
+    best = optimize.minimize_scalar(cost, bounds=(0.01, 1.5), options={"xatol": 1e-9}).x
     assert drawings_5.rest(gap, weight, dims=dims) == pytest.approx(best, abs=1e-6)
 
 

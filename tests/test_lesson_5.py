@@ -196,7 +196,7 @@ def test_a_trial_measures_every_weight_on_validation_images(tiny_recipe):
     json.dumps(found, allow_nan=False)
     assert found["weights"] == [0.0, *lesson_5.WEIGHTS]
     for quantity in ("negative_elbo", "knn_accuracy", "root_mean_square_z", "triplet_loss"):
-        assert len(set(found[f"validation_{quantity}"])) > 3  # different models
+        assert len(set(found[f"validation_{quantity}"])) > 2  # different models
     again = lesson_5.try_weights(0, rule="easy-positive")[1]
     assert again["validation_negative_elbo"] == found["validation_negative_elbo"]
 

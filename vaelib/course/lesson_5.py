@@ -210,9 +210,10 @@ def train_alternately(
 CODES_MINED = 128
 """Triplets are mined among so many codes at a time, however large the batch of the bound is."""
 RULES = ("easy-positive", "semi-hard", "batch-hard", "classifier")
-WEIGHTS = (3.0, 10.0, 30.0, 100.0)
+WEIGHTS = (10.0, 30.0, 100.0)
 """Every rule is tried at the same weights."""
-EPOCHS, EPOCHS_OF_A_TRIAL, EPOCHS_WITH_LABELS = 30, 5, 3
+EPOCHS, EPOCHS_OF_A_TRIAL, EPOCHS_WITH_LABELS = 30, 15, 3
+"""After 5 epochs, at 148 nats, every weight is dear that is cheap for a trained network."""
 AFFORDABLE = 0.5
 """Nats of validation that a weight may cost to be chosen."""
 

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import integrate, optimize
 from scipy.stats import norm
 
-from vaelib.course import drawings_1, drawings_2, drawings_3, drawings_4, lesson_3, one_number
+from vaelib.course import drawings_1, drawings_2, drawings_3, drawings_4, drawings_5, lesson_3, one_number
 from vaelib.course.drawing import (
     BLUE,
     GAP,
@@ -341,6 +341,11 @@ DRAWINGS = {
     "codes_beside_the_prior": drawings_4.codes_beside_the_prior,
     "predicted_and_trained": lambda: drawings_4.predicted_and_trained({"Bernoulli": [SWEEP]}),
     "remedies": drawings_4.remedies,
+    "one_triplet": drawings_5.one_triplet,
+    "four_rules": drawings_5.four_rules,
+    "shrunken_vae": lambda: drawings_5.shrunken_vae(0.73),
+    "cake": drawings_5.cake,
+    "two_pulls": lambda: drawings_5.two_pulls(1.41, 1.0),
 }
 
 

@@ -62,7 +62,7 @@ def triplet_loss(
           the neighbours of a code have its label (compare Weinberger & Saul 2009).
         - ``"semi-hard"``: one for each pair (a, p), with the nearest negative farther than p,
           d(a, n) > d(a, p) (Schroff et al. 2015); if there is none, with the farthest negative,
-          as in TensorFlow Addons' ``triplet_semihard_loss``. Memory for some B^3 numbers.
+          as in TensorFlow Addons' ``triplet_semihard_loss``.
     margin
         How much farther than the positive the negative must be, in units of d.
     squared
@@ -122,10 +122,13 @@ def _easy_positive(d: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tenso
 
 def _semi_hard(d: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
     """Return the same for the semi-hard triplet of each pair, ``[a, p]``."""
-    farther = negative.unsqueeze(1) & (d.unsqueeze(1) > d.unsqueeze(2))
-    nearest_farther = d.unsqueeze(1).where(farther, math.inf).amin(2)
+    # Sorted, the nearest negative beyond p stands where p would be put in, behind its equals.
+    sorted_negatives = d.where(negative, math.inf).sort(1).values
+    place = torch.searchsorted(sorted_negatives, d.contiguous(), right=True)
+    nearest_farther = sorted_negatives.gather(1, place.clamp(max=len(d) - 1))
+    beyond = place < negative.sum(1, keepdim=True)
     farthest = d.where(negative, 0).amax(1, keepdim=True)
-    d_negative = nearest_farther.where(farther.any(2), farthest)
+    d_negative = nearest_farther.where(beyond, farthest)
     return d - d_negative, positive & negative.any(1, keepdim=True)
 
 

@@ -248,8 +248,8 @@ def bounds_of_k(log_w: Tensor, log_p: float, sizes: Sequence[int] = (1, 10, 100)
     said = "; ".join(f"K = {k}: {mean:.2f}" for k, mean in means.items())
     about = (
         "Estimates of log p(x) from K samples each.",
-        f"One hump for each K, from wide and low to narrow, towards a dashed line at "
-        f"log p(x) = {log_p:.2f} nats. The means lie left of it, and nearer for a larger K. {said}.",
+        "One hump for each K, from wide to narrow, towards a dashed line at log p(x) = "
+        f"{log_p:.2f} nats. The means lie left of it, and nearer for a larger K. {said}.",
     )
     canvases = []
     for width, left in ((WHOLE, 96), (HALF, 66)):

@@ -88,9 +88,9 @@ def fine_tuning(profile: str = "full") -> dict[str, Any]:
     The learning rate begins at a quarter of the highest of :func:`train_burda`, and falls to zero.
     """
     return burda_training(profile) | {
-        "epochs": 3 if profile == "full" else 10,
+        "epochs": 2 if profile == "full" else 4,
         "lr": cosine(1e-3),
-        "evaluate_every": 10,
+        "evaluate_every": 2 if profile == "full" else 4,
     }
 
 

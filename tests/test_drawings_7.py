@@ -84,7 +84,7 @@ def test_the_bounds_that_are_written_are_the_means_of_the_estimates():
         for k in (1, 10, 100)
     ]
     assert expected == sorted(expected)
-    for panel in panels(drawings_7.bounds_of_k(log_w, 0.5)):
+    for panel in panels(drawings_7.bounds_of_k(log_w, 0.6)):
         written = [text for text in letters(panel) if text.startswith("L")]
         values = [float(text.split("=")[1].replace("−", "-")) for text in written]
         assert values == pytest.approx(expected, abs=0.006)

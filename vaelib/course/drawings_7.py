@@ -18,7 +18,6 @@ from vaelib.course.drawing import (
     GREEN,
     GUESS,
     HALF,
-    INK,
     LINE,
     ORANGE,
     QUIET,
@@ -205,12 +204,12 @@ def two_places(
         x, y = scale.x(number), 236 + 23 * i
         lower.line((x, 205), (x, y - 6), colour=GUESS, width=LINE)
         # The three lie side by side, so each has a line of its own.
-        lower.text(x + 6, y, f"{label}: {number:.1f}", size=SMALL, anchor="start", colour=GUESS)
+        lower.text(x + 6, y, f"{label}: {_minus(number)}", size=SMALL, anchor="start", colour=GUESS)
     lower.text(scale.x(below[-1][1]) + 6, 305, f"± {error:.2f}", size=SMALL, anchor="start",
                colour=GUESS)  # fmt: skip
     x = scale.x(value)
     lower.line((x, 190), (x, 219), colour=TRUTH)
-    lower.text(min(x, scale.right), 178, f"{name} = {value:.1f}", size=SMALL, anchor="end",
+    lower.text(min(x, scale.right), 178, f"{name} = {_minus(value)}", size=SMALL, anchor="end",
                colour=TRUTH)  # fmt: skip
     lower.brace((scale.x(below[-1][1]), 202), (x, 202), colour=QUIET)
     middle = (scale.x(below[-1][1]) + x) / 2
@@ -224,6 +223,11 @@ def two_places(
         "the two bounds, an estimate of $log p(x)$ from a thousand draws of $q^*$ with its error "
         "bar, and the true value.",
     )
+
+
+def _minus(nats: float, digits: int = 1) -> str:
+    """Write a number with a minus sign in place of a hyphen."""
+    return f"{nats:.{digits}f}".replace("-", "−")
 
 
 # The bound of K samples
@@ -268,12 +272,12 @@ def bounds_of_k(log_w: Tensor, log_p: float, sizes: Sequence[int] = (1, 10, 100)
             mean = frame.x(means[k])
             canvas.line((mean, frame.bottom), (mean, frame.top + 8), colour=ORANGE, width=LINE)
             canvas.text(
-                mean - 5, frame.bottom - 12, f"$L_{{{k}}}$ = {means[k]:.2f}".replace("-", "−"),
+                mean - 5, frame.bottom - 12, f"$L_{{{k}}}$ = {_minus(means[k], 2)}",
                 size=SMALL, anchor="end", colour=ORANGE, halo=True,
             )  # fmt: skip
         true = frame.x(log_p)
         canvas.line((true, 26), (true, frame.bottom), colour=TRUTH, dashed=True)
-        label = f"$log p(x)$ = {log_p:.2f}".replace("-", "−")
+        label = f"$log p(x)$ = {_minus(log_p, 2)}"
         canvas.text(min(true, width - 62), 12, label, size=SMALL, colour=TRUTH)
         canvas.text(frame.right, frame.bottom + 16, "estimate, nats", size=SMALL, anchor="end",
                     colour=QUIET)  # fmt: skip
@@ -453,7 +457,7 @@ def gap_stack(rows: Mapping[str, tuple[float, float]], *, exact: Sequence[str] =
         scale = Frame(18, 30, width - 36, step * len(rows), (0, 1.14 * longest), (0, 1))
         for i, (name, (form, encoder)) in enumerate(rows.items()):
             top = 56 + step * i
-            canvas.text(18, top - 14, name, size=SMALL, anchor="start", bold=True)
+            canvas.text(24, top - 14, name, size=SMALL, anchor="start", bold=True)
             start, middle, end = (scale.x(value) for value in (0, form, form + encoder))
             for left, right, colour in ((start, middle, BLUE), (middle, end, ORANGE)):
                 corners = [(left, top), (right, top), (right, top + 24), (left, top + 24)]
@@ -465,10 +469,12 @@ def gap_stack(rows: Mapping[str, tuple[float, float]], *, exact: Sequence[str] =
                     canvas.text((left + right) / 2, top + 12, f"{value:.1f}", size=SMALL)
         canvas.line((scale.left, 26), (scale.left, scale.bottom + 24), colour=GREEN)
         canvas.text(scale.left, 12, "$log p(x)$", size=SMALL, anchor="start", colour=TRUTH)
-        canvas.text(width / 2 - 6, 12, "Gaussian form", size=SMALL, anchor="end", colour=BLUE)
-        canvas.text(width / 2 + 6, 12, "+ encoder", size=SMALL, anchor="start", colour=ORANGE)
-        canvas.text(width - 4, 12, "ELBO", size=SMALL, anchor="end", colour=INK)
-        canvas.text(width - 4, scale.bottom + 24, "nats", size=SMALL, anchor="end", colour=QUIET)
+        middle = (0.42 if width == WHOLE else 0.5) * width
+        canvas.text(middle - 4, 12, "Gaussian form", size=SMALL, anchor="end", colour=BLUE)
+        canvas.text(middle + 4, 12, "+ encoder", size=SMALL, anchor="start", colour=ORANGE)
+        canvas.text(
+            width - 4, 12, "= gap to the ELBO, nats", size=SMALL, anchor="end", colour=QUIET
+        )
         canvases.append(canvas)
     return drawing(
         canvases[0],

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import integrate, optimize
 from scipy.stats import norm
 
-from vaelib.course import drawings_1, drawings_2, drawings_3, drawings_4, drawings_5, lesson_3, one_number
+from vaelib.course import drawings_1, drawings_2, drawings_3, drawings_4, drawings_5, drawings_7, lesson_3, one_number
 from vaelib.course.drawing import (
     BLUE,
     GAP,
@@ -29,6 +29,7 @@ from vaelib.course.drawing import (
     address_of,
     drawing,
 )
+from vaelib.posteriors import DiagonalNormal
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -308,10 +309,13 @@ def test_letters_can_be_read_on_the_page_in_every_colour(side, page):
             assert (high + 0.05) / (low + 0.05) >= 4.5, name
 
 
-# The drawings of lessons 1 and 2
+# The drawings of lessons 1, 2 and 7
 
 DIGIT = torch.linspace(0, 1, 28 * 28).view(28, 28)
 SWEEP = {"beta": [0.0, 0.1, 8.0], "test_rate": [99.0, 45.0, 5.0], "thresholds": [32.2, 7.0]}
+AXIS = torch.linspace(-1, 1, 41)
+BELL = DiagonalNormal(torch.zeros(1, 2), torch.full((1, 2), -3.0))
+PLACE = drawings_7.Place(AXIS, AXIS, -8 * (AXIS[:, None] - 0.3).square() - AXIS**2, BELL, BELL)
 DRAWINGS = {
     "graphical_model": drawings_1.graphical_model,
     "encoder_code_decoder": lambda: drawings_1.encoder_code_decoder(DIGIT, 1 - DIGIT),
@@ -346,6 +350,24 @@ DRAWINGS = {
     "shrunken_vae": lambda: drawings_5.shrunken_vae(0.73),
     "cake": drawings_5.cake,
     "two_pulls": lambda: drawings_5.two_pulls(1.41, 1.0),
+    "two_places": lambda: drawings_7.two_places(
+        PLACE,
+        dict.fromkeys(("the image", "one", "two"), DIGIT),
+        {"ELBO of $q$": -215.2, "ELBO of $q^*$": -213.5, "estimate": -213.4, "$log p(x)$": -174.3},
+        error=0.02,
+    ),
+    "bounds_of_k": lambda: drawings_7.bounds_of_k(torch.linspace(-4, 0.5, 2000), -0.9),
+    "wide_and_narrow": lambda: drawings_7.wide_and_narrow(
+        PLACE,
+        dict.fromkeys(("narrow", "right", "wide"), (BELL, torch.zeros(9, 2), torch.zeros(9))),
+        {"narrow": (-1.0, 0.1), "right": (0.0, 0.01), "wide": (0.1, 0.2)},
+    ),
+    "posteriors": lambda: drawings_7.posteriors(
+        dict.fromkeys(("typical", "narrow", "bent"), (PLACE, 0.2, 3.1))
+    ),
+    "gap_stack": lambda: drawings_7.gap_stack(
+        {"2-D": (0.5, 2.0), "50-D": (2.3, 2.9)}, exact=["2-D"]
+    ),
 }
 
 

@@ -7,7 +7,7 @@ import torch
 from sizes import mlp_parameters
 from torch import nn
 
-from vaelib import data
+from vaelib import Bernoulli, data
 from vaelib.course import lesson_7
 from vaelib.course.lesson_7 import train_burda
 from vaelib.data import Split, to_float
@@ -194,3 +194,77 @@ def test_of_many_images_of_chapter_7_a_fixed_thousand_is_estimated(burdas, monke
     sizes = [len(x) for x, _, _ in estimates]
     assert sizes == [110, 20, 1000, 110]
     assert torch.equal(estimates[2][0], fixed_subset(drawn(source.test, "test"), 1000))
+
+
+# The plane of codes, where log p(x) is a sum
+
+
+@pytest.fixture
+def plane(make_vae):
+    return make_vae(image_shape=(1, 28, 28), likelihood=Bernoulli(grey=True), seed=2)
+
+
+@pytest.fixture
+def binary(grey) -> torch.Tensor:
+    return torch.bernoulli(grey[:4], generator=torch.Generator().manual_seed(1))
+
+
+def test_the_joint_density_is_prior_times_likelihood_image_by_image_and_code_by_code(plane, binary):
+    codes = torch.randn(5, 2, generator=torch.Generator().manual_seed(3))
+    found = lesson_7.log_joint(plane, binary, codes)
+    assert found.shape == (4, 5)
+    for i, image in enumerate(binary):
+        for j, z in enumerate(codes):
+            p = torch.sigmoid(plane.decoder(z[None])).flatten().double()
+            x = image.flatten().double()
+            log_p = torch.where(x == 1, p, 1 - p).log().sum()
+            prior = torch.distributions.Normal(0.0, 1.0).log_prob(z.double()).sum()
+            assert found[i, j].item() == pytest.approx((log_p + prior).item(), rel=1e-5)
+
+
+def test_quadrature_agrees_with_a_grid_of_its_own_and_adds_up_to_one(
+    plane, binary, log_p_on_a_grid
+):
+    found = lesson_7.quadrature(plane, binary, step=0.1, reach=5.0)
+    truth = log_p_on_a_grid(plane, binary, points=101)
+    torch.testing.assert_close(found.log_p, truth.double(), rtol=1e-5, atol=2e-3)
+    assert found.codes.shape == (101 * 101, 2)
+    assert found.log_joint.shape == (4, 101 * 101)
+    prior = torch.distributions.Normal(0.0, 1.0).log_prob(found.codes.double()).sum(1)
+    assert (prior.exp().sum() * 0.1**2).item() == pytest.approx(1, abs=1e-4)
+
+
+def test_quadrature_needs_a_plane(make_vae, binary):
+    vae = make_vae(latent_dim=3, image_shape=(1, 28, 28), likelihood=Bernoulli(grey=True))
+    with pytest.raises(ValueError, match="3 latent dimensions; expected 2"):
+        lesson_7.quadrature(vae, binary)
+
+
+def test_the_lesson_scores_the_published_network_or_one_trained_on_digits(grey, monkeypatch):
+    weights = lesson_7.burda_vae(grey, seed=9).state_dict()
+    loaded = []
+    monkeypatch.setattr(
+        type(lesson_7.RUNS), "weights", lambda self, name: loaded.append(name) or weights
+    )
+    vae = lesson_7.trained_vae(grey, "full")
+    assert loaded == ["burda-vae"]
+    assert not vae.training
+    assert all(torch.equal(vae.state_dict()[name], value) for name, value in weights.items())
+    recipe = lesson_7.burda_training("quick") | {"epochs": 2, "device": "cpu"}
+    monkeypatch.setattr(lesson_7, "burda_training", lambda profile: recipe)
+    trained = lesson_7.trained_vae(grey, "quick", seed=4)
+    twin = lesson_7.burda_vae(grey, seed=4)
+    fit(twin, grey, seed=4, progress=False, **recipe)
+    for one, two in zip(trained.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(one, two)
+    assert loaded == ["burda-vae"]
+
+
+@pytest.mark.parametrize("profile", ["full", "quick"])
+def test_fine_tuning_is_short_and_its_learning_rate_falls(profile):
+    recipe, whole = lesson_7.fine_tuning(profile), lesson_7.burda_training(profile)
+    assert recipe.keys() <= inspect.signature(fit).parameters.keys()
+    assert 0 < recipe["epochs"] < whole["epochs"] / 5
+    assert recipe["augment"] is lesson_7.redraw
+    rates = [recipe["lr"](p) for p in (0, 0.5, 1)]
+    assert rates == pytest.approx([1e-3, 5e-4, 0])

@@ -23,22 +23,9 @@ MIN_CLAIMS = 4
 MAX_VISIBLE_LINES = 2600
 MAX_VISIBLE_LINES_OF_A_CHAPTER = 420
 MIN_ALT = 30
-<<<<<<< HEAD
-# Lessons that keep to the budget below.
-SECOND_DRAFTS = {
-    "01_vae_theory",
-    "02_likelihoods",
-    "03_mlp_vs_conv",
-    "04_beta_tradeoff",
-}
-=======
-SECOND_DRAFTS = {
-    "01_vae_theory",
-    "02_likelihoods",
-    "05_triplet_latents",
-}  # lessons that keep to the budget below
->>>>>>> w22-l5
 CASE_FILES = {path.stem for path in CHAPTERS if path.stem.startswith("case_")}
+FIRST_DRAFTS = {"06_m1_semi_supervised"}  # older than the budget of a lesson below
+SECOND_DRAFTS = {path.stem for path in CHAPTERS} - CASE_FILES - FIRST_DRAFTS
 MAX_WORDS_OF_A_LESSON, MAX_LINES_OF_A_LESSON, MAX_MINUTES_OF_A_LESSON = 4000, 250, 60
 MAX_WORDS_OF_A_CASE_FILE = 2500
 MIN_DRAWINGS, MIN_QUESTIONS, MIN_EXERCISES, MIN_STARTERS = 4, 5, 6, 2

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vaelib import data
@@ -17,8 +19,8 @@ from vaelib.evaluation import active_units, evaluate, fixed_subset, log_likeliho
 from vaelib.likelihoods import Bernoulli
 from vaelib.models import VAE
 from vaelib.networks import MLPDecoder, MLPEncoder
-from vaelib.objectives import Objective, importance_weighted
-from vaelib.schedules import warmup_cosine
+from vaelib.objectives import Objective, importance_weighted, log_prior
+from vaelib.schedules import cosine, warmup_cosine
 from vaelib.seeding import generator
 from vaelib.training import fit
 
@@ -57,6 +59,107 @@ def burda_training(profile: str = "full") -> dict[str, Any]:
         "augment": redraw,
         "precision": "auto" if full else "float32",
     }
+
+
+def trained_vae(images: Tensor, profile: str, *, seed: int = 0) -> VAE:
+    """Return the VAE that the lesson scores: the published one, or one trained on digits here.
+
+    Parameters
+    ----------
+    images
+        Grey training images; their mean is the first guess of the decoder.
+    profile
+        In ``"full"`` the weights of the long run ``burda-vae`` are loaded.
+    seed
+        Of the training in ``"quick"``.
+    """
+    vae = burda_vae(images, seed=seed)
+    if profile == "full":
+        vae.load_state_dict(RUNS.weights("burda-vae"))
+    else:
+        recipe = burda_training(profile)
+        fit(vae, images, seed=seed, evaluate_every=recipe["epochs"], progress=False, **recipe)
+    return vae.eval()
+
+
+def fine_tuning(profile: str = "full") -> dict[str, Any]:
+    """Return the arguments of :func:`vaelib.training.fit` for a few more epochs of a trained VAE.
+
+    The learning rate begins at a quarter of the highest of :func:`train_burda`, and falls to zero.
+    """
+    return burda_training(profile) | {
+        "epochs": 2 if profile == "full" else 4,
+        "lr": cosine(1e-3),
+        "evaluate_every": 2 if profile == "full" else 4,
+    }
+
+
+@torch.no_grad()
+def log_joint(vae: VAE, images: Tensor, codes: Tensor) -> Tensor:
+    """Return log p(x, z) of each of B binary images at each of N codes.
+
+    Parameters
+    ----------
+    vae
+        A VAE with a Bernoulli likelihood.
+    images
+        Binary images ``[B, C, H, W]``.
+    codes
+        Codes ``[N, D]``.
+
+    Returns
+    -------
+    Tensor
+        Nats, ``[B, N]``.
+    """
+    x, parts = images.flatten(1), []
+    for z in codes.split(20_000):
+        logits = vae.decoder(z).flatten(1)
+        log_likelihood = x @ logits.T - F.softplus(logits).sum(1)
+        parts.append(log_likelihood + log_prior(z))
+    return torch.cat(parts, 1)
+
+
+class Quadrature(NamedTuple):
+    """The plane of codes as a grid, and what some images are worth on it."""
+
+    codes: Tensor
+    """Points of the grid, ``[N, 2]``."""
+    log_joint: Tensor
+    """log p(x, z) of each image at each point, ``[B, N]``, in nats."""
+    log_p: Tensor
+    """log p(x) of each image, ``[B]``, in nats, float64."""
+
+
+def quadrature(vae: VAE, images: Tensor, *, step: float = 0.02, reach: float = 4.0) -> Quadrature:
+    """Compute log p(x) of binary images under a VAE of two dimensions, by a sum over a grid.
+
+    Parameters
+    ----------
+    vae
+        A VAE with two latent dimensions and a Bernoulli likelihood.
+    images
+        Binary images ``[B, C, H, W]``.
+    step
+        Distance of the points. Where a posterior is narrower than this, its image comes out
+        wrong, too high or too low.
+    reach
+        Half the width of the square; beyond it the prior's density is below exp(-8) of its
+        highest.
+
+    Raises
+    ------
+    ValueError
+        If the model has not two latent dimensions.
+    """
+    if vae.latent_dim != 2:
+        raise ValueError(f"the model has {vae.latent_dim} latent dimensions; expected 2.")
+    axis = torch.arange(-reach, reach + step / 2, step)
+    codes = torch.cartesian_prod(axis, axis)
+    joint = log_joint(vae, images, codes)
+    # In parts: a double of everything would not fit beside it.
+    log_p = torch.stack([row.double().logsumexp(0) for row in joint]) + 2 * math.log(step)
+    return Quadrature(codes, joint, log_p)
 
 
 def train_burda(

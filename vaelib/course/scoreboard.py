@@ -23,7 +23,7 @@ from vaelib.svi import elbo_under, fit_posteriors
 
 IMAGES, SAMPLES = 1000, 1000
 """Test images whose log p(x) is estimated, and samples of z for each."""
-WIDENINGS = (1.0, 1.2, 1.5, 2.0, 3.0)
+WIDENINGS = (1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 """Factors by which the standard deviations of a proposal may be multiplied."""
 
 

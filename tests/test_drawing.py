@@ -13,7 +13,16 @@ from PIL import Image
 from scipy import integrate, optimize
 from scipy.stats import norm
 
-from vaelib.course import drawings_1, drawings_2, drawings_3, drawings_4, drawings_5, drawings_7, lesson_3, one_number
+from vaelib.course import (
+    drawings_1,
+    drawings_2,
+    drawings_3,
+    drawings_4,
+    drawings_5,
+    drawings_7,
+    lesson_3,
+    one_number,
+)
 from vaelib.course.drawing import (
     BLUE,
     GAP,

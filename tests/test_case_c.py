@@ -10,7 +10,6 @@ from torch.distributions import Normal, kl_divergence
 from vaelib.course import case_c
 from vaelib.course.case_c import (
     BETA,
-    BETAS,
     CONDITIONAL,
     N_CONDITIONAL,
     RUNS,
@@ -127,7 +126,7 @@ def run_named(name):
     return run
 
 
-# --- samples over beta, and the manifold ---
+# --- the manifold ---
 
 
 def test_grey_undoes_the_standardisation_and_cuts_off():
@@ -148,22 +147,6 @@ def test_the_2d_network_is_project_cs_but_for_its_codes():
     torch.testing.assert_close(-two.decode(torch.zeros(2, 2)).log_prob(x), error)
 
 
-def test_the_2d_run_has_project_cs_recipe(monkeypatch):
-    seen = {}
-
-    def train_and_measure(vae, train, test, **recipe):
-        seen.update(recipe, dim=vae.latent_dim, least=train.min().item())
-        return vae, {"test_distortion": case_c.PROJECT_C_CONSTANT + 7}
-
-    monkeypatch.setattr(case_c, "images_of", lambda name: torch.zeros(2, 3, 1, 28, 28))
-    monkeypatch.setattr(case_c, "train_and_measure", train_and_measure)
-    _, numbers = run_named("2d-beta-12").train(1)
-    assert numbers["test_squared_error"] == pytest.approx(7)
-    assert seen.pop("least") == pytest.approx(-0.13066 / 0.30811)
-    recipe = {"epochs": 15, "batch_size": 64, "lr": 1e-3}
-    assert seen == {"dim": 2, "seed": 1, "beta": 12, **recipe}
-
-
 class Judge:
     """One that remembers what it saw, and takes every picture for a nought."""
 
@@ -177,37 +160,6 @@ class Judge:
 
     def probabilities(self, images):
         return F.one_hot(torch.zeros(len(images), dtype=torch.long), 10).double()
-
-
-def test_samples_come_from_the_prior_and_from_where_the_codes_are():
-    vae, judge = project_c_vae(seed=0), Judge()
-    with torch.no_grad():
-        vae.encoder.layers[-1].bias[:15] += 100  # far from the prior
-    train = project_c_images(torch.rand(200, 1, 28, 28))
-    real = torch.rand(60, 1, 28, 28)
-    found = case_c.quality_of_samples(vae, train, judge, real, seed=1)
-    assert found == {k: {"distortion": 0.25, "rate": 0.5} for k in ("prior", "mixture")}
-    z = torch.randn(60, 15, generator=generator(1, "samples"))
-    torch.testing.assert_close(judge.seen[0], case_c.painted(vae, z))
-    of_codes = case_c.painted(vae, vae.embed(train)).mean(0)
-    far, near = ((seen.mean(0) - of_codes).abs().mean() for seen in judge.seen)
-    assert near < 0.1 * far
-
-
-def test_the_sweep_trains_each_beta_in_the_same_way(monkeypatch):
-    seen = []
-    monkeypatch.setattr(case_c, "images_of", lambda name: torch.rand(2, 5, 1, 28, 28))
-    monkeypatch.setattr(case_c, "judge_and_images", lambda seed: ("judge", "real"))
-    monkeypatch.setattr(case_c, "fit", lambda vae, train, **recipe: seen.append(recipe))
-    monkeypatch.setattr(case_c, "quality_of_samples", lambda *a, seed: {"of": a[2:], "seed": seed})
-    _, numbers = run_named("samples-over-beta").train(2)
-    assert [recipe.pop("beta") for recipe in seen] == numbers["beta"] == list(BETAS)
-    recipe = {"epochs": 5, "evaluate_every": 5, "batch_size": 64, "lr": 1e-3, "seed": 2}
-    assert all(of == recipe for of in seen)
-    assert numbers["samples"] == [{"of": ("judge", "real"), "seed": 2}] * len(BETAS)
-    error = numbers["test_squared_error"]
-    assert len(set(error)) == 1  # nothing was trained: the first weights are the same
-    assert 784 / 2 < error[0] < 784 * 4
 
 
 # --- the conditional VAE ---

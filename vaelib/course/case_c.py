@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vaelib import data
-from vaelib.aggregate import AggregatePosterior, codes
 from vaelib.course.lesson_4 import (
     PROJECT_C_CONSTANT,
     PROJECT_C_MEAN,
@@ -28,7 +27,7 @@ from vaelib.course.lesson_4 import (
     project_c_training,
     project_c_vae,
 )
-from vaelib.course.protocols import images_of, train_and_measure
+from vaelib.course.protocols import images_of
 from vaelib.course.results import provenance
 from vaelib.course.store import LongRun, LongRuns
 from vaelib.data import to_float
@@ -42,16 +41,13 @@ from vaelib.posteriors import SCALES as SIGMAS
 from vaelib.posteriors import DiagonalNormal
 from vaelib.sample_quality import Judge
 from vaelib.seeding import generator
-from vaelib.training import fit, make_optimizer, train_step
+from vaelib.training import make_optimizer, train_step
 
 SCALES = ("softplus", "exp", "linear")
 """Project C's sigma, the standard choice, and the bare output that project C compared with."""
 
 BETA = 12.0
 """What project C's script has, and its README recommends."""
-
-BETAS = (0.0, 0.3, 2.0, 4.0, 8.0, 12.0, 24.0)
-"""Weights of the rate at which samples are judged, after :data:`SHORT` epochs."""
 
 SHORT = 5
 """Epochs of a short training; project C's own have 15, its conditional VAE 10."""
@@ -161,16 +157,6 @@ def project_c_2d_vae(*, seed: int = 0) -> VAE:
     )
 
 
-def train_2d(seed: int) -> tuple[VAE, dict[str, Any]]:
-    """Train the 2-D network by project C's recipe at beta = 12."""
-    train, test = map(project_c_images, images_of("mnist"))
-    vae, numbers = train_and_measure(
-        project_c_2d_vae(seed=seed), train, test, seed=seed, beta=BETA, **project_c_training()
-    )
-    error = numbers["test_distortion"] - PROJECT_C_CONSTANT
-    return vae, {**numbers, "test_squared_error": error}
-
-
 def grey(standardised: Tensor) -> Tensor:
     """Turn standardised pixels back into grey values, cut off at 0 and 1."""
     return (standardised * PROJECT_C_STD + PROJECT_C_MEAN).clamp(0, 1)
@@ -182,43 +168,11 @@ def painted(vae: VAE, z: Tensor) -> Tensor:
     return grey(vae.decode(z.to(vae.device)).mean.cpu())
 
 
-def quality_of_samples(
-    vae: VAE, train: Tensor, judge: Judge, real: Tensor, *, seed: int
-) -> dict[str, dict[str, float]]:
-    """Judge images whose codes come from the prior, and from a mixture fitted to codes.
-
-    ``train`` are standardised images, ``real`` grey ones, as many as are drawn.
-    """
-    prior = torch.randn(len(real), vae.latent_dim, generator=generator(seed, "samples"))
-    mixture = AggregatePosterior(codes(vae, fixed_subset(train, 10_000), seed=seed))
-    drawn = {"prior": prior, "mixture": mixture.sample(len(real), seed=seed)}
-    return {name: judge.assess(painted(vae, z), real)._asdict() for name, z in drawn.items()}
-
-
 def judge_and_images(seed: int) -> tuple[Judge, Tensor]:
     """Return a classifier trained on MNIST, and the test images that samples are held against."""
     source = data.load("mnist")
     real = fixed_subset(to_float(source.test.images), SAMPLES)
     return Judge(source.train_part, seed=seed), real
-
-
-def train_over_beta(seed: int) -> tuple[None, dict[str, Any]]:
-    """Train project C's network shortly at each of :data:`BETAS`, and judge its samples."""
-    train, test = map(project_c_images, images_of("mnist"))
-    judge, real = judge_and_images(seed)
-    found: dict[str, list[Any]] = {"test_squared_error": [], "test_rate": [], "samples": []}
-    started = time.perf_counter()
-    for beta in BETAS:
-        vae = project_c_vae(seed=seed)
-        recipe = project_c_training() | {"epochs": SHORT, "evaluate_every": SHORT, "beta": beta}
-        fit(vae, train, seed=seed, **recipe)
-        report = evaluate(vae, test)
-        found["test_squared_error"].append(report.distortion - PROJECT_C_CONSTANT)
-        found["test_rate"].append(report.rate)
-        found["samples"].append(quality_of_samples(vae, train, judge, real, seed=seed))
-    seconds = time.perf_counter() - started
-    record = provenance("full", vae.device, seconds)
-    return None, {"beta": list(BETAS), **found, "seconds": seconds, "provenance": record}
 
 
 def joined(part: Tensor, labels: Tensor) -> Tensor:
@@ -414,8 +368,6 @@ RUNS = LongRuns(
             partial(train_sigma, scale="softplus", start=1.0),
             seeds=(0, 1, 2),
         ),
-        LongRun("samples-over-beta", train_over_beta, seeds=(0, 1, 2)),
         LongRun("conditional", train_conditional, seeds=(0, 1, 2)),
-        LongRun("2d-beta-12", train_2d, keeps_weights=True),
     ],
 )

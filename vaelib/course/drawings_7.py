@@ -454,7 +454,8 @@ def gap_stack(rows: Mapping[str, tuple[float, float]], *, exact: Sequence[str] =
     canvases = []
     for width in (WHOLE, HALF):
         canvas = Canvas(width, 64 + step * len(rows), *about)
-        scale = Frame(18, 30, width - 36, step * len(rows), (0, 1.14 * longest), (0, 1))
+        room = 1.16 if width == WHOLE else 1.4  # for what is written at the end of a bar
+        scale = Frame(18, 30, width - 36, step * len(rows), (0, room * longest), (0, 1))
         for i, (name, (form, encoder)) in enumerate(rows.items()):
             top = 56 + step * i
             canvas.text(24, top - 14, name, size=SMALL, anchor="start", bold=True)

@@ -9,7 +9,7 @@ from sizes import conv_parameters, mlp_parameters
 
 from vaelib import Bernoulli, data
 from vaelib.aggregate import codes
-from vaelib.course import lesson_1, lesson_5
+from vaelib.course import lesson_5
 from vaelib.course.lesson_5 import (
     few_labels,
     separation_of,
@@ -20,7 +20,6 @@ from vaelib.course.lesson_5 import (
 from vaelib.data import Split, to_float
 from vaelib.evaluation import evaluate
 from vaelib.networks import count_parameters
-from vaelib.objectives import elbo
 from vaelib.separation import mean_triplet_loss, silhouette, triplet_accuracy
 from vaelib.supervision import elbo_with_labels, labels_alone
 from vaelib.training import fit
@@ -137,22 +136,6 @@ def test_training_four_legs_leaves_the_decoder_alone_in_the_legs_of_triplets(
     assert {len(curve) for key, curve in numbers.items() if "epoch" in key} == {40}
 
 
-@pytest.fixture
-def tiny_recipe(tiny_digits, monkeypatch):
-    """Chapter 1's recipe on a few digits, for four short epochs."""
-    recipe = {"lr": 1e-3, "batch_size": 64, **QUIET}
-    monkeypatch.setattr(lesson_5, "corrupted_training", lambda epochs: recipe | {"epochs": 4})
-
-
-def test_the_recipe_is_chapter_1s_at_fewer_epochs():
-    ours, theirs = lesson_5.corrupted_training(epochs=30), lesson_1.live_training()
-    assert ours.pop("epochs") == 30
-    assert ours.pop("precision") == "float32"
-    for part in (0.0, 0.05, 0.5, 1.0):
-        assert ours["lr"](part) == theirs["lr"](part)
-    assert ours | {"lr": 0} == {k: theirs[k] for k in ours} | {"lr": 0}
-
-
 def test_mining_in_parts_is_the_mean_of_the_parts():
     rng = torch.Generator().manual_seed(0)
     z, labels = torch.randn(300, 2, generator=rng), torch.randint(3, (300,), generator=rng)
@@ -161,80 +144,3 @@ def test_mining_in_parts_is_the_mean_of_the_parts():
     expected = sum(loss(z[part], labels[part]) for part in (first, second, rest)) / 3
     torch.testing.assert_close(lesson_5.mined_in_parts(loss)(z, labels), expected)
     assert lesson_5.mined_in_parts(loss, 300)(z, labels) == loss(z, labels)
-
-
-def test_labels_are_seen_in_the_first_steps_only(make_vae):
-    vae, x, labels = make_vae(), torch.rand(6, 1, 4, 4).round(), torch.arange(6) % 2
-    noise = torch.randn(6, vae.latent_dim)
-    both = elbo_with_labels(triplet_loss, 10.0, on="mean")
-    objective = lesson_5.labels_at_first(both, 2)
-    values = [objective(vae, x, labels=labels, noise=noise).distortion for _ in range(4)]
-    expected = both(vae, x, labels=labels, noise=noise).distortion
-    plain = elbo(vae, x, noise=noise).distortion
-    assert not torch.allclose(expected, plain)
-    for value, truth in zip(values, (expected, expected, plain, plain), strict=True):
-        torch.testing.assert_close(value, truth)
-
-
-def test_the_weight_is_chosen_by_neighbours_among_those_that_cost_half_a_nat():
-    trial = {
-        "weights": [0.0, 1.0, 10.0, 100.0],
-        "validation_negative_elbo": [130.0, 129.0, 130.5, 130.6],
-        "validation_knn_accuracy": [0.8, 0.85, 0.9, 0.99],
-    }
-    assert lesson_5.chosen_weight(trial) == 10.0
-    # The plain model is no candidate, however good its neighbours are.
-    assert lesson_5.chosen_weight(trial | {"validation_knn_accuracy": [1, 0.9, 0.8, 0.7]}) == 1.0
-    # Where none is affordable, the cheapest.
-    dear = trial | {"validation_negative_elbo": [0.0, 3.0, 1.0, 2.0]}
-    assert lesson_5.chosen_weight(dear) == 10.0
-
-
-def test_a_trial_measures_every_weight_on_validation_images(tiny_recipe):
-    model, found = lesson_5.try_weights(0, rule="easy-positive")
-    assert model is None
-    json.dumps(found, allow_nan=False)
-    assert found["weights"] == [0.0, *lesson_5.WEIGHTS]
-    for quantity in ("negative_elbo", "knn_accuracy", "root_mean_square_z", "triplet_loss"):
-        assert len(set(found[f"validation_{quantity}"])) > 2  # different models
-    again = lesson_5.try_weights(0, rule="easy-positive")[1]
-    assert again["validation_negative_elbo"] == found["validation_negative_elbo"]
-
-
-@pytest.mark.parametrize("rule", lesson_5.RULES)
-def test_every_rule_trains_the_network_of_chapter_1(tiny_recipe, rule):
-    vae, numbers = lesson_5.train_corrupted(0, rule=rule, weight=30.0)
-    json.dumps(numbers, allow_nan=False)
-    assert numbers["weight"] == 30.0
-    assert hasattr(vae, "classifier") == (rule == "classifier")
-    source = data.load("digits")
-    truth = separation_of(vae, source.train_part, source.validation)
-    assert {key: numbers[f"validation_{key}"] for key in truth} == truth
-    plain = lesson_5.train_corrupted(0)[1]
-    assert plain["weight"] == 0.0
-    assert plain["test_negative_elbo"] != numbers["test_negative_elbo"]
-
-
-def test_labels_that_are_taken_away_change_the_layout_and_nothing_else(tiny_recipe):
-    def bound(rule, epochs_with_labels):
-        trained = lesson_5.train_corrupted(
-            0, rule=rule, weight=30.0, epochs_with_labels=epochs_with_labels
-        )
-        return trained[1]["test_negative_elbo"]
-
-    plain, always = bound(None, None), bound("easy-positive", None)
-    at_first = bound("easy-positive", 2)
-    assert len({plain, always, at_first}) == 3
-    assert bound("easy-positive", 4) == always  # all four epochs
-
-
-def test_the_weight_of_a_run_is_the_one_that_its_published_trial_chooses(tiny_recipe, monkeypatch):
-    trial = {
-        "weights": [0.0, 1.0, 10.0],
-        "validation_negative_elbo": [130.0, 130.1, 130.2],
-        "validation_knn_accuracy": [0.8, 0.9, 0.95],
-    }
-    asked = []
-    monkeypatch.setattr(lesson_5.RUNS, "load", lambda name: asked.append(name) or [trial])
-    assert lesson_5.train_corrupted(0, rule="semi-hard")[1]["weight"] == 10.0
-    assert asked == ["corrupted-semi-hard-trial"]

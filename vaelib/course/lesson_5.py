@@ -1,12 +1,10 @@
-"""Lesson 5: triplets in latent space, on project A's network, a better one, and chapter 1's.
+"""Lesson 5: triplets in latent space, on project A's network and on a better one.
 
 Project A is ``LorenzHW/Master-Thesis``.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -15,7 +13,6 @@ from torch import Tensor, nn
 
 from vaelib import data
 from vaelib.aggregate import codes
-from vaelib.course.lesson_1 import live_training, two_dimensional_vae
 from vaelib.course.lesson_3 import NETWORKS_IN_2D
 from vaelib.course.protocols import train_and_measure
 from vaelib.course.results import provenance
@@ -26,7 +23,7 @@ from vaelib.hardware import pick_device
 from vaelib.likelihoods import Bernoulli
 from vaelib.models import VAE
 from vaelib.networks import ConvDecoder, ConvEncoder, MLPDecoder, initialize, mlp
-from vaelib.objectives import ELBO, Objective, elbo
+from vaelib.objectives import Objective
 from vaelib.schedules import warmup_cosine
 from vaelib.seeding import generator
 from vaelib.separation import (
@@ -209,13 +206,6 @@ def train_alternately(
 
 CODES_MINED = 128
 """Triplets are mined among so many codes at a time, however large the batch of the bound is."""
-RULES = ("easy-positive", "semi-hard", "batch-hard", "classifier")
-WEIGHTS = (10.0, 30.0, 100.0)
-"""Every rule is tried at the same weights."""
-EPOCHS, EPOCHS_OF_A_TRIAL, EPOCHS_WITH_LABELS = 30, 15, 3
-"""After 5 epochs, at 148 nats, every weight is dear that is cheap for a trained network."""
-AFFORDABLE = 0.5
-"""Nats of validation that a weight may cost to be chosen."""
 
 
 def mined_in_parts(loss: SupervisedLoss, size: int = CODES_MINED) -> SupervisedLoss:
@@ -226,126 +216,6 @@ def mined_in_parts(loss: SupervisedLoss, size: int = CODES_MINED) -> SupervisedL
         return torch.stack([loss(*part) for part in parts]).mean()
 
     return mean_over_parts
-
-
-def labels_at_first(objective: Objective, steps: int) -> Objective:
-    """Return an objective that sees labels in its first calls and is the plain bound after them.
-
-    A training calls it once a step; the weights stay, and the optimizer's memory.
-    """
-    call = itertools.count()
-
-    def objective_then_bound(
-        model: VAE, x: Tensor, *, labels: Tensor | None = None, **options: Any
-    ) -> ELBO:
-        if next(call) < steps:
-            return objective(model, x, labels=labels, **options)
-        return elbo(model, x, **options)
-
-    return objective_then_bound
-
-
-def with_labels(vae: VAE, rule: str, weight: float, *, seed: int) -> Objective:
-    """Return the bound and a loss on the means, by a rule of mining or by a linear classifier.
-
-    The classifier becomes a part of the model, so that it is trained along.
-    """
-    if rule == "classifier":
-        head = mlp([vae.latent_dim, 10], nn.Identity)
-        initialize(head, "glorot", generator(seed, "classifier"))
-        vae.add_module("classifier", head)
-        return elbo_with_labels(classification_loss(head), weight, on="mean")
-    loss = mined_in_parts(partial(triplet_loss, mining=rule))
-    return elbo_with_labels(loss, weight, on="mean")
-
-
-def corrupted_training(*, epochs: int) -> dict[str, Any]:
-    """Return chapter 1's recipe for a reader who waits, at so many epochs.
-
-    In single precision: half of it rounds distances, and with them the choice of triplets.
-    """
-    return live_training() | {"epochs": epochs, "precision": "float32"}
-
-
-def chosen_weight(trial: Mapping[str, Any]) -> float:
-    """Choose the weight with the best neighbours among those that validation can afford.
-
-    A trial lists, weight by weight and plain first, what :func:`try_weights` measured. Where no
-    weight is affordable the cheapest is chosen.
-    """
-    bounds, neighbours = trial["validation_negative_elbo"], trial["validation_knn_accuracy"]
-    measured = list(zip(trial["weights"], bounds, neighbours, strict=True))[1:]
-    affordable = [
-        (accuracy, weight)
-        for weight, bound, accuracy in measured
-        if bound <= bounds[0] + AFFORDABLE
-    ]
-    if not affordable:
-        return min(measured, key=lambda point: point[1])[0]
-    return max(affordable)[1]
-
-
-def try_weights(seed: int, *, rule: str) -> tuple[None, dict[str, Any]]:
-    """Train chapter 1's network briefly at every weight, and measure it on validation images."""
-    source = data.load("mnist")
-    train, validation = source.train_part, source.validation
-    x, y = to_float(train.images), to_float(validation.images)
-    found: dict[str, Any] = {"weights": [0.0, *WEIGHTS], "seconds": 0.0}
-    quantities = ("negative_elbo", "knn_accuracy", "root_mean_square_z", "triplet_loss")
-    found |= {f"validation_{quantity}": [] for quantity in quantities}
-    for weight in found["weights"]:
-        vae = two_dimensional_vae(seed=seed)
-        recipe = corrupted_training(epochs=EPOCHS_OF_A_TRIAL)
-        recipe |= {"evaluate_every": EPOCHS_OF_A_TRIAL, "seed": seed}
-        if weight:
-            objective = with_labels(vae, rule, weight, seed=seed)
-            recipe |= {"labels": train.labels, "objective": objective}
-        found["seconds"] += fit(vae, x, **recipe).seconds
-        mu, voters = posterior_of(vae, y).mu, posterior_of(vae, x).mu
-        values = (
-            evaluate(vae, y).negative_elbo,
-            knn_accuracy(voters, train.labels, mu, validation.labels),
-            root_mean_square(codes(vae, y)),
-            mean_triplet_loss(mu, validation.labels),  # batch-hard, whatever was trained
-        )
-        for quantity, value in zip(quantities, values, strict=True):
-            found[f"validation_{quantity}"].append(value)
-    return None, {**found, "provenance": provenance("full", vae.device, found["seconds"])}
-
-
-def train_corrupted(
-    seed: int,
-    *,
-    rule: str | None = None,
-    weight: float | None = None,
-    epochs_with_labels: int | None = None,
-) -> tuple[VAE, dict[str, Any]]:
-    """Train chapter 1's network, whose encoder sees corrupted images, plain or with labels.
-
-    Parameters
-    ----------
-    seed
-        Fixes first weights, batches and noise, the same for every rule.
-    rule
-        One of ``RULES``; plain without one.
-    weight
-        Its weight; by default the one that the published trial of its rule chooses.
-    epochs_with_labels
-        After how many epochs the labels are taken away; never by default.
-    """
-    source = data.load("mnist")
-    vae = two_dimensional_vae(seed=seed)
-    recipe = corrupted_training(epochs=EPOCHS)
-    if rule:
-        if weight is None:
-            weight = chosen_weight(RUNS.load(f"corrupted-{rule}-trial")[0])
-        objective = with_labels(vae, rule, weight, seed=seed)
-        if epochs_with_labels:
-            steps = -(-len(source.train_part.labels) // recipe["batch_size"])
-            objective = labels_at_first(objective, epochs_with_labels * steps)
-        recipe |= {"labels": source.train_part.labels, "objective": objective}
-    vae, numbers = train_and_measure_classes(vae, source, seed=seed, **recipe)
-    return vae, {"weight": weight or 0.0, **numbers}
 
 
 BOUND = elbo_with_labels(triplet_loss, 0.0)
@@ -450,20 +320,5 @@ RUNS = LongRuns(
             partial(train_alternately, objectives=(elbo_with_labels(triplet_loss, 1.0),) * 2),
         ),
         LongRun("40-epochs-bound-alone", partial(train_alternately, objectives=(BOUND, BOUND))),
-        *(LongRun(f"corrupted-{rule}-trial", partial(try_weights, rule=rule)) for rule in RULES),
-        LongRun("corrupted-plain", train_corrupted, seeds=THREE),
-        *(
-            LongRun(
-                f"corrupted-{rule}",
-                partial(train_corrupted, rule=rule),
-                seeds=(0,) if rule == "batch-hard" else THREE,
-            )
-            for rule in RULES
-        ),
-        LongRun(
-            "corrupted-labels-at-first",
-            partial(train_corrupted, rule="easy-positive", epochs_with_labels=EPOCHS_WITH_LABELS),
-            seeds=THREE,
-        ),
     ],
 )

@@ -60,7 +60,7 @@ def test_the_contours_of_a_gaussian_are_drawn_at_their_radius():
     assert np.ptp(ellipse[:, 0]) == pytest.approx(4 * 0.3 / 4 * 208, rel=0.01)
     assert np.ptp(ellipse[:, 1]) == pytest.approx(4 * 0.2 / 4 * 208, rel=0.01)
     middle = (ellipse.max(0) + ellipse.min(0)) / 2
-    assert middle == pytest.approx([4 + 2.5 / 4 * 208, 30 + 2.25 / 4 * 208], abs=0.1)
+    assert middle == pytest.approx([236 + 4 + 2.5 / 4 * 208, 30 + 2.25 / 4 * 208], abs=0.1)
 
 
 def test_a_window_holds_the_posterior_and_the_gaussians():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -320,9 +320,9 @@ def wide_and_narrow(
     if list(proposals) != list(estimates):
         raise ValueError(f"expected the same names, got {list(proposals)} and {list(estimates)}.")
     reach = max(0.5, *(abs(off) + 2 * error for off, error in estimates.values()))
-    canvases = []
-    for name, (q, z, log_w) in proposals.items():
-        off, error = estimates[name]
+
+    def panel(name: str, left: float) -> Canvas:
+        (q, z, log_w), (off, error) = proposals[name], estimates[name]
         share = torch.softmax(log_w.double(), 0)
         effective = float(1 / share.square().sum())
         canvas = Canvas(
@@ -331,28 +331,31 @@ def wide_and_narrow(
             f"areas are their weights; they count as {effective:.0f}. The estimate is off by "
             f"{off:+.2f} nats, with an error bar of {error:.2f}.",
         )  # fmt: skip
-        canvas.text(108, 12, name, bold=True)
-        frame = _square(canvas, place, 4, 30, 208)
+        canvas.text(left + 108, 12, name, bold=True)
+        frame = _square(canvas, place, left + 4, 30, 208)
         _posterior(canvas, frame, place)
         _ellipse(canvas, frame, q)
         inside = ((z >= _corner(place, 0)) & (z <= _corner(place, -1))).all(1)
         radii = (14 * share.sqrt()).clamp(min=1.4)[inside]
         places = frame.places(z[inside, 0], z[inside, 1])
         canvas.dots(places, radius=radii.tolist(), colour=GUESS, opacity=0.7)
-        scale = Frame(16, 262, 184, 1, (-reach, 0.3 * reach), (0, 1))
+        scale = Frame(left + 16, 262, 184, 1, (-reach, 0.3 * reach), (0, 1))
         canvas.line((scale.left, 262), (scale.right, 262), width=THIN, colour=FAINT)
         zero, here = scale.x(0), scale.x(off)
         canvas.line((zero, 252), (zero, 272), colour=TRUTH)
-        ends = [float(np.clip(scale.x(off + s * 2 * error), 16, 200)) for s in (-1, 1)]
+        bar = np.array([-2 * error, 2 * error]) + off
+        ends = [min(max(scale.x(nats), scale.left), scale.right) for nats in bar]
         canvas.line((ends[0], 262), (ends[1], 262), colour=GUESS)
         canvas.dots([(here, 262)], radius=4, colour=GUESS, opacity=1)
         written = f"{off:+.2f} ± {error:.2f} nats".replace("-", "−")
-        canvas.text(108, 286, written, size=SMALL, colour=GUESS)
-        canvas.text(108, 306, f"{len(z)} draws count as {effective:.0f}", size=SMALL, colour=QUIET)
-        canvases.append(canvas)
+        canvas.text(left + 108, 286, written, size=SMALL, colour=GUESS)
+        counted = f"{len(z)} draws count as {effective:.0f}"
+        canvas.text(left + 108, 306, counted, size=SMALL, colour=QUIET)
+        return canvas
+
     return drawing(
-        _side_by_side(canvases),
-        narrow=[_centred(canvas) for canvas in canvases],
+        _side_by_side(panel, list(proposals)),
+        narrow=[_alone(panel, name) for name in proposals],
         caption="One posterior (green) and three proposals: ellipses at two standard deviations, "
         "and some draws; a dot's area is its share of the weight. Below: how far the estimate from "
         "a thousand draws lies from the true $log p(x)$ (green mark), with two of its own standard "
@@ -364,26 +367,23 @@ def _corner(place: Place, end: int) -> Tensor:
     return torch.stack((place.across[end], place.up[end]))
 
 
-def _side_by_side(canvases: Sequence[Canvas]) -> Canvas:
-    """Join canvases into one of width WHOLE."""
-    gap = (WHOLE - sum(canvas.width for canvas in canvases)) / max(1, len(canvases) - 1)
-    height = max(canvas.height for canvas in canvases)
-    titles = " ".join(canvas.title for canvas in canvases)
-    whole = Canvas(WHOLE, height, titles, " ".join(canvas.description for canvas in canvases))
-    left = 0.0
-    for canvas in canvases:
-        with whole.part("panel", left, 0):
-            whole.parts += canvas.parts
-        left += canvas.width + gap
+def _side_by_side(panel: Callable[[str, float], Canvas], names: Sequence[str]) -> Canvas:
+    """Draw the panels of all names on one canvas of width WHOLE."""
+    lefts = np.linspace(0, WHOLE - 216, len(names)) if len(names) > 1 else [WHOLE / 2 - 108]
+    panels = [panel(name, float(left)) for name, left in zip(names, lefts, strict=True)]
+    titles = " ".join(each.title for each in panels)
+    said = " ".join(each.description for each in panels)
+    whole = Canvas(WHOLE, panels[0].height, titles, said)
+    for each in panels:
+        whole.parts += each.parts
     return whole
 
 
-def _centred(canvas: Canvas) -> Canvas:
-    """Put a canvas into the middle of one of width HALF."""
-    whole = Canvas(HALF, canvas.height, canvas.title, canvas.description)
-    with whole.part("panel", (HALF - canvas.width) / 2, 0):
-        whole.parts += canvas.parts
-    return whole
+def _alone(panel: Callable[[str, float], Canvas], name: str) -> Canvas:
+    """Draw the panel of one name in the middle of a canvas of width HALF."""
+    drawn = panel(name, (HALF - 216) / 2)
+    drawn.width = HALF
+    return drawn
 
 
 # Posteriors and the Gaussians for them
@@ -397,24 +397,26 @@ def posteriors(places: Mapping[str, tuple[Place, float, float]]) -> Drawing:
     places
         Heading -> the place, and the two gaps in nats: of the Gaussian form, and of the encoder.
     """
-    canvases = []
-    for name, (place, form, encoder) in places.items():
+
+    def panel(name: str, left: float) -> Canvas:
+        place, form, encoder = places[name]
         canvas = Canvas(
             216, 284, f"The posterior of an image: {name}.",
             "Green contours of a posterior, a solid ellipse of the encoder, and a dashed one of "
             f"the best Gaussian. Gaps: Gaussian form {form:.1f}, encoder {encoder:.1f} nats.",
         )  # fmt: skip
-        canvas.text(108, 12, name, bold=True)
-        frame = _square(canvas, place, 4, 30, 208)
+        canvas.text(left + 108, 12, name, bold=True)
+        frame = _square(canvas, place, left + 4, 30, 208)
         _posterior(canvas, frame, place)
         _ellipse(canvas, frame, place.q)
         _ellipse(canvas, frame, place.best, dashed=True)
-        canvas.text(108, 254, f"encoder {encoder:.1f} nats", size=SMALL, colour=ORANGE)
-        canvas.text(108, 274, f"Gaussian form {form:.1f} nats", size=SMALL, colour=BLUE)
-        canvases.append(canvas)
+        canvas.text(left + 108, 254, f"encoder {encoder:.1f} nats", size=SMALL, colour=ORANGE)
+        canvas.text(left + 108, 274, f"Gaussian form {form:.1f} nats", size=SMALL, colour=BLUE)
+        return canvas
+
     return drawing(
-        _side_by_side(canvases),
-        narrow=[_centred(canvas) for canvas in canvases],
+        _side_by_side(panel, list(places)),
+        narrow=[_alone(panel, name) for name in places],
         caption="Posteriors of three images (green: regions that hold 50, 90 and 99 %), the "
         "encoder's $q$ (solid) and $q^*$ (dashed), at two standard deviations. Below each, what "
         "the encoder and the Gaussian form take from the ELBO.",
@@ -473,9 +475,7 @@ def gap_stack(rows: Mapping[str, tuple[float, float]], *, exact: Sequence[str] =
         middle = (0.42 if width == WHOLE else 0.5) * width
         canvas.text(middle - 4, 12, "Gaussian form", size=SMALL, anchor="end", colour=BLUE)
         canvas.text(middle + 4, 12, "+ encoder", size=SMALL, anchor="start", colour=ORANGE)
-        canvas.text(
-            width - 4, 12, "= gap to the ELBO, nats", size=SMALL, anchor="end", colour=QUIET
-        )
+        canvas.text(width - 4, 12, "= gap to the ELBO", size=SMALL, anchor="end", colour=QUIET)
         canvases.append(canvas)
     return drawing(
         canvases[0],

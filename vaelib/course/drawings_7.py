@@ -475,7 +475,8 @@ def gap_stack(rows: Mapping[str, tuple[float, float]], *, exact: Sequence[str] =
         middle = (0.42 if width == WHOLE else 0.5) * width
         canvas.text(middle - 4, 12, "Gaussian form", size=SMALL, anchor="end", colour=BLUE)
         canvas.text(middle + 4, 12, "+ encoder", size=SMALL, anchor="start", colour=ORANGE)
-        canvas.text(width - 4, 12, "= gap to the ELBO", size=SMALL, anchor="end", colour=QUIET)
+        total = "= gap to the ELBO, nats" if width == WHOLE else "= gap"
+        canvas.text(width - 4, 12, total, size=SMALL, anchor="end", colour=QUIET)
         canvases.append(canvas)
     return drawing(
         canvases[0],

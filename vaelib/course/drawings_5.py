@@ -277,9 +277,11 @@ def cake(*, seed: int = 0) -> Drawing:
     d = torch.cdist(z, z)
     same = (sector[:, None] == sector) & ~torch.eye(len(z), dtype=torch.bool)
     far = d.where(same, torch.zeros(())).max(1)
-    # An anchor whose neighbours can be told apart in a picture: not in the crowded middle.
-    gaps = far.values - d.where(sector[:, None] != sector, 99.0).amin(1)
-    anchor = int(gaps.where((z.norm(dim=1) - 1.2).abs() < 0.3, 0.0).argmax())
+    # An anchor outside of the crowded middle, with which easy-positive is content.
+    foreign = d.where(sector[:, None] != sector, 99.0).amin(1)
+    content = d.where(same, 99.0).amin(1) + MARGIN <= foreign
+    shown = content & (z.norm(dim=1) > 0.9)
+    anchor = int((far.values - foreign).where(shown, 0.0).argmax())
     negative = int(d[anchor].where(sector != sector[anchor], 99.0).argmin())
     near = int(d[anchor].where(same[anchor], 99.0).argmin())
     panels = []

@@ -410,7 +410,7 @@ SEEDS = (0, 1, 2)
 RUNS = LongRuns(
     "case_e_conv_vs_mlp",
     [
-        LongRun("run-3", partial(train_run, run=MLP_RUNS[3]), seeds=(0, 1)),
+        LongRun("run-3", partial(train_run, run=MLP_RUNS[3]), seeds=SEEDS),
         LongRun("run-4", partial(train_run, run=MLP_RUNS[4]), seeds=SEEDS),
         # All bugs and none carry the verdict, so they have three seeds.
         *(

@@ -166,4 +166,5 @@ handle.addEventListener("pointerup", event => {
 handle.addEventListener("touchstart", event => event.preventDefault(), { passive: false });
 handle.addEventListener("lostpointercapture", () => { grip = null; say(); });
 
+part("drawing").classList.remove("without-script"); // the still is where the figure begins
 draw();

@@ -56,8 +56,8 @@ HIDDEN = tuple(name for name in QUANTITIES if name.endswith(("coverage", "precis
 """What it says only after the reader has made a prediction."""
 
 BODY = """
-<div class="drawing"><div class="panels">{plane}<div class="price-column">{units}{quality}</div>
-</div></div>
+<div class="drawing without-script"><div class="panels">{plane}<div class="price-column">{units}
+{quality}</div></div></div>
 <fieldset class="price-choices with-script"><legend>price <i>β</i>: choose with a click, a finger or
 the arrow keys</legend>{choices}</fieldset>
 <div class="price-prediction with-script"><p>Predict before you look: at which price do samples from
@@ -116,7 +116,7 @@ def price_of_a_nat(
     ----------
     run
         Numbers of the sweep, one for each model, and the thresholds of its units:
-        what :func:`vaelib.course.lesson_4.train_prices` returns.
+        what :func:`~vaelib.course.lesson_4.train_prices` returns.
     pictures
         ``originals`` ``[N, H, W]``, and ``[models, N, H, W]`` of ``reconstructions``, ``prior`` and
         ``mixture``, as whole numbers up to 255.
@@ -174,8 +174,8 @@ def price_of_a_nat(
                 for key, value in numbers(run, start).items()
             ),
             pictures="".join(
-                f'<figure><img data-row="{key}" src="{strips[key][start]}" '
-                f'alt="{title}, β = {names[start]}"><p>{title}</p></figure>'
+                f'<div><img data-row="{key}" src="{strips[key][start]}" '
+                f'alt="{title}, β = {names[start]}"><p>{title}</p></div>'
                 for key, title in ROWS.items()
             ),
         ),

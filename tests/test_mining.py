@@ -6,6 +6,7 @@ from itertools import product
 
 import pytest
 import torch
+from contrast import assert_texts_stand_out
 
 from vaelib.course.labs import mining as lab
 from vaelib.course.labs.live import LiveFigure
@@ -304,21 +305,9 @@ def test_without_scripts_there_are_numbers_and_no_controls(visit):
     assert not page.locator(".handle").is_visible()
 
 
-def luminance(colour: str) -> float:
-    channels = [int(c) / 255 for c in re.findall(r"\d+", colour)[:3]]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-
-
 @pytest.mark.parametrize(
     ("theme", "paper"), [("light", "rgb(255 255 255)"), ("dark", "rgb(20 24 30)")]
 )
 def test_texts_stand_out_in_light_and_in_dark_mode(visit, theme, paper):
     page = visit(theme=theme)
-    fills = page.locator("svg text").evaluate_all("all => all.map(e => getComputedStyle(e).fill)")
-    inks = page.locator("dt, dd, label, select, button, figcaption").evaluate_all(
-        "all => all.map(e => getComputedStyle(e).color)"
-    )
-    for colour in {*fills, *inks}:
-        lighter, darker = sorted((luminance(colour), luminance(paper)), reverse=True)
-        assert (lighter + 0.05) / (darker + 0.05) >= 4.5, colour
+    assert_texts_stand_out(page, paper, "dt, dd, label, select, button, figcaption")

@@ -1,8 +1,8 @@
 """Case file C: project C, ``gozsoy/conditional-vae``, built again and tried.
 
 The VAE of its first version, and most of its trainings, are those of
-:mod:`vaelib.course.lesson_4`. Here are its manifold, the quality of its samples over beta, its
-ways to get a sigma, and its conditional VAE.
+:mod:`vaelib.course.lesson_4`. Here are its ways to get a sigma, the network of its manifold, and
+its conditional VAE.
 """
 
 from __future__ import annotations
@@ -33,9 +33,8 @@ from vaelib.course.store import LongRun, LongRuns
 from vaelib.data import to_float
 from vaelib.evaluation import evaluate, fixed_subset
 from vaelib.hardware import pick_device
-from vaelib.likelihoods import Gaussian
 from vaelib.models import VAE
-from vaelib.networks import MLPDecoder, MLPEncoder, initialize, mlp
+from vaelib.networks import MLPDecoder, initialize, mlp
 from vaelib.objectives import ELBO, Objective, elbo, kl_to_standard_normal
 from vaelib.posteriors import SCALES as SIGMAS
 from vaelib.posteriors import DiagonalNormal
@@ -149,12 +148,7 @@ def train_sigma(
 
 def project_c_2d_vae(*, seed: int = 0) -> VAE:
     """Build project C's network with two latent dimensions, for its picture of the manifold."""
-    return VAE(
-        encoder=MLPEncoder(latent_dim=2, hidden=(500, 120), seed=seed),
-        decoder=MLPDecoder(latent_dim=2, hidden=(120, 500), seed=seed),
-        likelihood=Gaussian(link="identity", scale=math.sqrt(0.5)),
-        scale="softplus",
-    )
+    return project_c_vae(latent_dim=2, seed=seed)
 
 
 def grey(standardised: Tensor) -> Tensor:

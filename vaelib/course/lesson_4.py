@@ -72,15 +72,15 @@ def project_c_images(grey: Tensor) -> Tensor:
     return (grey - PROJECT_C_MEAN) / PROJECT_C_STD
 
 
-def project_c_vae(*, seed: int = 0, scale: str = "softplus") -> VAE:
+def project_c_vae(*, latent_dim: int = 15, seed: int = 0, scale: str = "softplus") -> VAE:
     """Build project C's network, 784-500-120-15 and back, with its sigma = softplus(rho).
 
     Project C trains on the sum of squared errors plus beta times the rate. A Gaussian whose
     variance is 1/2 has just this sum as its distortion, up to :data:`PROJECT_C_CONSTANT`.
     """
     return VAE(
-        encoder=MLPEncoder(latent_dim=15, hidden=(500, 120), seed=seed),
-        decoder=MLPDecoder(latent_dim=15, hidden=(120, 500), seed=seed),
+        encoder=MLPEncoder(latent_dim=latent_dim, hidden=(500, 120), seed=seed),
+        decoder=MLPDecoder(latent_dim=latent_dim, hidden=(120, 500), seed=seed),
         likelihood=Gaussian(link="identity", scale=math.sqrt(0.5)),
         scale=scale,
     )
